@@ -1,0 +1,2 @@
+#!/bin/sh
+echo "Two failures before me, and here I am."

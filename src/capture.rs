@@ -1,0 +1,194 @@
+//! What a script prints: from a pipe to a file, up to a limit, without a copy through this process; all of it is counted.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use tokio::io::unix::AsyncFd;
+
+use crate::sys::pipe::{self, Moved};
+use crate::sys::ready;
+
+/// So much is moved at once, in bytes.
+const CHUNK: usize = 1 << 20;
+/// So much is taken at most once the script has ended, from whoever still holds the pipe, in bytes.
+const LAST: u64 = 4 << 20;
+
+/// One stream of one run.
+#[derive(Debug)]
+pub struct Capture {
+    pipe: AsyncFd<OwnedFd>,
+    write_end: Option<OwnedFd>,
+    sink: Sink,
+}
+
+/// Where the bytes go.
+#[derive(Debug)]
+struct Sink {
+    file: File,
+    /// Takes what is over the limit.
+    nowhere: Rc<File>,
+    limit: u64,
+    seen: u64,
+    kept: u64,
+    error: Option<io::Error>,
+}
+
+/// What became of a stream.
+#[derive(Debug, Default)]
+pub struct Captured {
+    /// Bytes printed.
+    pub seen: u64,
+    /// Not all of them are in the file.
+    pub truncated: bool,
+    /// Why, if it was not the limit.
+    pub error: Option<String>,
+}
+
+impl Capture {
+    /// A new pipe whose contents go to `file`, of which `limit` bytes are kept.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new(file: File, nowhere: Rc<File>, limit: u64) -> io::Result<Capture> {
+        let (read, write) = pipe::make()?;
+        let pipe = ready::readable(read)?;
+        let sink = Sink {
+            file,
+            nowhere,
+            limit,
+            seen: 0,
+            kept: 0,
+            error: None,
+        };
+        Ok(Capture {
+            pipe,
+            write_end: Some(write),
+            sink,
+        })
+    }
+
+    /// The end for the script; `None` once it has been let go.
+    #[must_use]
+    pub fn write_end(&self) -> Option<BorrowedFd<'_>> {
+        self.write_end.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Closes this process's copy of the script's end: from now on the stream ends when the script's tree has.
+    pub fn started(&mut self) {
+        self.write_end = None;
+    }
+
+    /// Moves what comes until the stream ends. May be dropped at any await; nothing is lost by it.
+    pub async fn pump(&mut self) {
+        loop {
+            let Ok(mut ready) = self.pipe.readable().await else {
+                return;
+            };
+            loop {
+                match self.sink.step(self.pipe.get_ref()) {
+                    Moved::Bytes(_) => tokio::task::yield_now().await,
+                    Moved::Nothing => break,
+                    Moved::End => return,
+                }
+            }
+            ready.clear_ready();
+        }
+    }
+
+    /// Takes what is in the pipe now, but only a bounded part of what somebody goes on printing, and closes it.
+    #[must_use]
+    pub fn finish(self) -> Captured {
+        let mut sink = self.sink;
+        let until = sink.seen.saturating_add(LAST);
+        while sink.seen < until && matches!(sink.step(self.pipe.get_ref()), Moved::Bytes(_)) {}
+        Captured {
+            seen: sink.seen,
+            truncated: sink.kept < sink.seen,
+            error: sink.error.map(|err| err.to_string()),
+        }
+    }
+}
+
+impl Sink {
+    fn step(&mut self, pipe: &OwnedFd) -> Moved {
+        let room = usize::try_from(self.limit.saturating_sub(self.kept)).unwrap_or(usize::MAX);
+        if room > 0 && self.error.is_none() {
+            let mut offset = i64::try_from(self.kept).unwrap_or(i64::MAX);
+            match pipe::transfer(pipe, &self.file, Some(&mut offset), room.min(CHUNK)) {
+                Ok(Moved::Bytes(count)) => {
+                    self.kept += count;
+                    self.seen += count;
+                    return Moved::Bytes(count);
+                }
+                Ok(other) => return other,
+                // The rest is only counted, so that the script does not wait for ever.
+                Err(err) => self.error = Some(err),
+            }
+        }
+        match pipe::transfer(pipe, &self.nowhere, None, CHUNK) {
+            Ok(Moved::Bytes(count)) => {
+                self.seen += count;
+                Moved::Bytes(count)
+            }
+            Ok(other) => other,
+            Err(_) => Moved::End,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn capture(limit: u64, print: &[&[u8]]) -> (Captured, Vec<u8>) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _guard = runtime.enter();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let nowhere = Rc::new(File::options().write(true).open("/dev/null").unwrap());
+        let mut capture = Capture::new(file.reopen().unwrap(), nowhere, limit).unwrap();
+        let mut script = File::from(capture.write_end().unwrap().try_clone_to_owned().unwrap());
+        capture.started();
+        let parts: Vec<Vec<u8>> = print.iter().map(|part| part.to_vec()).collect();
+        let writer = std::thread::spawn(move || {
+            parts
+                .iter()
+                .for_each(|part| script.write_all(part).unwrap())
+        });
+        runtime.block_on(capture.pump());
+        writer.join().unwrap();
+        (capture.finish(), std::fs::read(file.path()).unwrap())
+    }
+
+    #[test]
+    fn all_is_counted_and_the_limit_is_exact() {
+        let big = vec![b'x'; 3_000_000];
+        for (limit, expected) in [
+            (0, 0),
+            (1, 1),
+            (2_999_999, 2_999_999),
+            (3_000_003, 3_000_003),
+            (9_000_000, 3_000_003),
+        ] {
+            let (captured, kept) = capture(limit, &[b"abc", &big]);
+            assert_eq!(captured.seen, 3_000_003);
+            assert_eq!(kept.len() as u64, expected, "limit {limit}");
+            assert_eq!(captured.truncated, expected < 3_000_003);
+            assert!(captured.error.is_none());
+        }
+    }
+
+    #[test]
+    fn a_script_that_prints_nothing_leaves_nothing() {
+        let (captured, kept) = capture(10, &[]);
+        assert_eq!(
+            (captured.seen, captured.truncated, kept.len()),
+            (0, false, 0)
+        );
+    }
+}

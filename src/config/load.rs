@@ -1,0 +1,365 @@
+//! Reading and checking the configuration. Every complaint is one line that names the file, the line and the key.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Component, Path};
+
+use anyhow::{Context, anyhow, bail};
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, DEFAULT_DATA, DEFAULT_FILE, DEFAULT_OUTPUT, Overrides};
+use crate::source::{Source, is_share};
+use crate::sys::mount::is_flag;
+
+/// The largest configuration file that is read, in bytes.
+const LARGEST_FILE: u64 = 1 << 20;
+/// The shortest time between two looks; less would only burn the processor.
+const SHORTEST_POLL: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// Reads the configuration from `file`, or the default file if that is `None`, and lays the options of the command line over it.
+///
+/// # Errors
+/// A named file that is not there, a file that cannot be read, or a value that cannot be.
+pub fn load(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Config> {
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match read(path) {
+        Err(err) if file.is_none() && not_found(&err) => String::new(),
+        other => other.with_context(|| format!("reading the configuration {}", path.display()))?,
+    };
+    effective(&text, path, overrides)
+}
+
+/// The configuration that `text`, from `path`, and the command line come to.
+///
+/// # Errors
+/// As [`load`].
+pub fn effective(text: &str, path: &Path, overrides: &Overrides) -> anyhow::Result<Config> {
+    let mut config = parse(text, path)?;
+    let options = [
+        (
+            "--application",
+            &overrides.application,
+            &mut config.application.source,
+        ),
+        ("--data", &overrides.data, &mut config.data.source),
+        ("--output", &overrides.output, &mut config.output.source),
+    ];
+    let mut from_option = Vec::new();
+    for (option, value, place) in options {
+        if let Some(value) = value {
+            place.clone_from(value);
+            from_option.push((format!("{}.source", option.trim_start_matches('-')), option));
+        }
+    }
+    check(&mut config).map_err(|(key, message)| {
+        match from_option.iter().find(|(from, _)| *from == key) {
+            Some((_, option)) => anyhow!("option {option}: {message}"),
+            None => anyhow!("{}: {key}: {message}", place_of(text, path, &key)),
+        }
+    })?;
+    Ok(config)
+}
+
+fn not_found(err: &anyhow::Error) -> bool {
+    err.downcast_ref::<std::io::Error>()
+        .is_some_and(|err| err.kind() == std::io::ErrorKind::NotFound)
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    // Looked at first: opening a FIFO would wait for a writer.
+    let look = fs::metadata(path)?;
+    if !look.is_file() {
+        bail!("it is not a regular file");
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(LARGEST_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        bail!("it is larger than 1 MiB");
+    }
+    String::from_utf8(bytes).map_err(|err| {
+        let line = err
+            .as_bytes()
+            .iter()
+            .take(err.utf8_error().valid_up_to())
+            .filter(|&&byte| byte == b'\n')
+            .count()
+            + 1;
+        anyhow!("line {line} is not UTF-8")
+    })
+}
+
+fn parse(text: &str, path: &Path) -> anyhow::Result<Config> {
+    let complain = |err: &toml::de::Error, key: &str| {
+        let line = err.span().map_or(1, |span| line_at(text, span.start));
+        // The library's message may have several lines; an error of ours has one.
+        let message = err
+            .message()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        let key = if key.is_empty() || key == "." {
+            String::new()
+        } else {
+            format!("{key}: ")
+        };
+        anyhow!("{}:{line}: {key}{message}", path.display())
+    };
+    let document = toml::de::Deserializer::parse(text).map_err(|err| complain(&err, ""))?;
+    serde_path_to_error::deserialize(document).map_err(|err| {
+        let key = err.path().to_string();
+        complain(err.inner(), &key)
+    })
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    text.as_bytes()
+        .iter()
+        .take(offset)
+        .filter(|&&byte| byte == b'\n')
+        .count()
+        + 1
+}
+
+/// `FILE:LINE` of the key, such as `run.timeout`; only `FILE` if the file does not have it.
+fn place_of(text: &str, path: &Path, key: &str) -> String {
+    let line = DeTable::parse(text).ok().and_then(|table| {
+        let (section, name) = key.split_once('.')?;
+        let DeValue::Table(inner) = table.get_ref().get(section)?.get_ref() else {
+            return None;
+        };
+        let (found, _) = inner.iter().find(|(found, _)| found.get_ref() == name)?;
+        Some(line_at(text, found.span().start))
+    });
+    match line {
+        Some(line) => format!("{}:{line}", path.display()),
+        None => path.display().to_string(),
+    }
+}
+
+type Complaint = (String, String);
+
+fn complaint(key: &str, message: impl Into<String>) -> Complaint {
+    (key.to_owned(), message.into())
+}
+
+/// What types alone cannot say.
+fn check(config: &mut Config) -> Result<(), Complaint> {
+    let Config {
+        application,
+        data,
+        output,
+        watch,
+        run,
+        environment,
+        lifecycle: _,
+    } = config;
+    for (section, source, fstype, options) in [
+        (
+            "application",
+            &application.source,
+            &application.fstype,
+            &application.options,
+        ),
+        ("data", &data.source, &data.fstype, &data.options),
+        ("output", &output.source, &output.fstype, &output.options),
+    ] {
+        check_fstype(fstype).map_err(|message| complaint(&format!("{section}.fstype"), message))?;
+        Source::parse(source, fstype)
+            .map_err(|message| complaint(&format!("{section}.source"), message))?;
+        check_options(options)
+            .map_err(|message| complaint(&format!("{section}.options"), message))?;
+    }
+    data.required |= data.source != DEFAULT_DATA;
+    output.required |= output.source != DEFAULT_OUTPUT;
+    check_directories(&[
+        ("application.mount_point", &application.mount_point),
+        ("data.mount_point", &data.mount_point),
+        ("output.mount_point", &output.mount_point),
+        ("run.temp_dir", &run.temp_dir),
+    ])?;
+    let script_bin = &application.script_bin;
+    if script_bin.as_os_str().is_empty()
+        || !script_bin
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)))
+    {
+        return Err(complaint(
+            "application.script_bin",
+            "must be a path within the image, relative and without \"..\"",
+        ));
+    }
+    if watch.poll_interval.0 < SHORTEST_POLL {
+        return Err(complaint("watch.poll_interval", "must be at least 10ms"));
+    }
+    if run.max_attempts == 0 {
+        return Err(complaint("run.max_attempts", "must be at least 1"));
+    }
+    for (name, value) in environment {
+        check_variable(name, value)
+            .map_err(|message| complaint(&format!("environment.{name}"), message))?;
+    }
+    Ok(())
+}
+
+fn check_fstype(fstype: &str) -> Result<(), String> {
+    let known = [
+        "auto", "ext2", "ext3", "ext4", "xfs", "btrfs", "vfat", "iso9660", "squashfs", "erofs",
+    ];
+    if known.contains(&fstype) || is_share(fstype) {
+        return Ok(());
+    }
+    Err(format!(
+        "{fstype:?} is none of {}, 9p, virtiofs",
+        known.join(", ")
+    ))
+}
+
+fn check_options(options: &str) -> Result<(), String> {
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        if option.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(format!(
+                "{option:?} is not a mount option: options are separated by commas alone"
+            ));
+        }
+        match option {
+            "suid" | "dev" => {
+                return Err(format!(
+                    "{option:?} is refused: every image is mounted nosuid,nodev"
+                ));
+            }
+            "ro" | "rw" => return Err(format!("{option:?} belongs in the key read_only")),
+            "remount" | "bind" | "rbind" | "move" | "loop" | "defaults" | "auto" | "noauto"
+            | "user" | "nofail" => {
+                return Err(format!(
+                    "{option:?} is a word of mount(8) or fstab(5) that no file system knows"
+                ));
+            }
+            _ if is_flag(option) => {}
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn check_directories(directories: &[(&str, &std::path::PathBuf)]) -> Result<(), Complaint> {
+    for (index, (key, path)) in directories.iter().enumerate() {
+        let plain = path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        let nul = path.as_os_str().as_encoded_bytes().contains(&0);
+        if !path.is_absolute() || !plain || nul || path.parent().is_none() {
+            return Err(complaint(
+                key,
+                format!("{} must be an absolute path without \"..\"", path.display()),
+            ));
+        }
+        for (other_key, other) in directories.iter().take(index) {
+            if path.starts_with(other) || other.starts_with(path) {
+                return Err(complaint(
+                    key,
+                    format!("{} lies within {other_key} or around it", path.display()),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_variable(name: &str, value: &str) -> Result<(), String> {
+    if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+        return Err(
+            "a variable has a name without \"=\", and neither it nor its value a NUL byte"
+                .to_owned(),
+        );
+    }
+    if name.starts_with("GVA_") || name == "TMPDIR" {
+        return Err(format!("{name} is set by gvad"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        format!(
+            "{:#}",
+            effective(text, Path::new("/etc/gvad.toml"), &Overrides::default()).unwrap_err()
+        )
+    }
+
+    #[test]
+    fn the_effective_configuration_read_again_says_the_same() {
+        let text = "[run]\ntimeout = \"1h 30m\"\noutput_limit = \"1GiB\"\n[environment]\nSITE = \"a b\"\n[data]\nsource = \"UUID=AB-1\"\n";
+        let config = effective(text, Path::new("x"), &Overrides::default()).unwrap();
+        assert!(config.data.required);
+        let printed = toml::to_string(&config).unwrap();
+        assert_eq!(
+            effective(&printed, Path::new("x"), &Overrides::default()).unwrap(),
+            config
+        );
+    }
+
+    #[test]
+    fn each_complaint_is_one_line_with_file_line_and_key() {
+        for (text, expected) in [
+            ("[run]\n\ntimeout = 5\n", "/etc/gvad.toml:3: run.timeout: "),
+            (
+                "[run]\ntimeout = \"soon\"\n",
+                "/etc/gvad.toml:2: run.timeout: \"soon\" is not a duration",
+            ),
+            (
+                "[run]\noutput_limit = \"1XB\"\n",
+                "/etc/gvad.toml:2: run.output_limit: \"1XB\" is not a size",
+            ),
+            (
+                "[run]\nfoo = 1\n",
+                "/etc/gvad.toml:2: run.foo: unknown field `foo`",
+            ),
+            ("[foo]\n", "/etc/gvad.toml:1: foo: unknown field `foo`"),
+            (
+                "[run]\nleftovers = \"eat\"\n",
+                "/etc/gvad.toml:2: run.leftovers: unknown variant `eat`",
+            ),
+            (
+                "[run]\ntimeout = \"1s\"\ntimeout = \"1s\"\n",
+                "/etc/gvad.toml:3: duplicate key",
+            ),
+            ("[run\n", "/etc/gvad.toml:1: "),
+            (
+                "\n[watch]\npoll_interval = \"0s\"\n",
+                "/etc/gvad.toml:3: watch.poll_interval: must be at least 10ms",
+            ),
+            (
+                "[environment]\nGVA_DATA = \"x\"\n",
+                "/etc/gvad.toml:2: environment.GVA_DATA: GVA_DATA is set by gvad",
+            ),
+            (
+                "[output]\nmount_point = \"/run/gva/data/x\"\n",
+                "/etc/gvad.toml:2: output.mount_point: /run/gva/data/x lies",
+            ),
+            (
+                "application.source = \"gva\"\n",
+                "/etc/gvad.toml:1: application.source: \"gva\" is not a source",
+            ),
+            (
+                "[application]\noptions = \"suid\"\n",
+                "/etc/gvad.toml:2: application.options: \"suid\" is refused",
+            ),
+            (
+                "[application]\nscript_bin = \"../x\"\n",
+                "/etc/gvad.toml:2: application.script_bin: ",
+            ),
+        ] {
+            let message = message(text);
+            assert!(
+                message.starts_with(expected),
+                "{text:?} gave {message:?}, not {expected:?}"
+            );
+            assert!(!message.contains('\n'), "{message:?}");
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! What lasts as long as the process: the configuration in force, the wish to stop, the status, and whether this is the daemon or a drain.
+
+use std::rc::Rc;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::status::Board;
+use crate::stop::Stop;
+
+/// How gvad was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Until it is told to stop.
+    Daemon,
+    /// Until no script waits.
+    Drain,
+}
+
+/// Handed down to every step.
+#[derive(Debug)]
+pub struct Context {
+    /// The configuration in force; SIGHUP may replace it.
+    pub config: watch::Receiver<Rc<Config>>,
+    /// Whether to stop.
+    pub stop: Stop,
+    /// What is shown to the outside.
+    pub board: Board,
+    /// How gvad was called.
+    pub mode: Mode,
+    /// This boot.
+    pub boot_id: String,
+}
+
+impl Context {
+    /// The configuration in force now.
+    #[must_use]
+    pub fn config(&self) -> Rc<Config> {
+        Rc::clone(&self.config.borrow())
+    }
+
+    /// Whether this is `gvad drain`, which does not wait for things to become better.
+    #[must_use]
+    pub fn draining(&self) -> bool {
+        self.mode == Mode::Drain
+    }
+}

@@ -1,0 +1,292 @@
+//! The process: one gvad a `temp_dir`, signals, sessions one after the other until it is told to end, and how it ends.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet};
+use tracing::{error, info, warn};
+
+use crate::config::{self, Config, Overrides, WhenDrained};
+use crate::context::{Context, Mode};
+use crate::session::{self, Carried, Ended};
+use crate::status::{Board, State};
+use crate::stop::{self, Stopper};
+use crate::sys::dir::Dir;
+use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
+use crate::sys::{file, process};
+use crate::{control, systemd};
+
+/// After a session that failed, the next is tried so soon; the pauses double.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// And no later than this.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Where the configuration comes from, to read it again.
+#[derive(Debug, Clone)]
+pub struct Origin {
+    /// `--config`
+    pub file: Option<PathBuf>,
+    /// The other options.
+    pub overrides: Overrides,
+}
+
+/// Works until it is told to end. True if every script succeeded.
+///
+/// # Errors
+/// gvad itself cannot work.
+pub fn run(origin: Origin, config: Config, mode: Mode) -> anyhow::Result<bool> {
+    if !process::is_root() {
+        bail!("gvad mounts images and runs scripts as root: start it as root");
+    }
+    process::usual_umask();
+    process::ignore_sigio().context("ignoring SIGIO")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(Duration::from_millis(100))
+        .build()
+        .context("starting the runtime")?;
+    let done = LocalSet::new().block_on(&runtime, async {
+        let signals = Signals::listen()?;
+        let temp_dir = TempDir::open(&config.run.temp_dir)?;
+        let ended = Process::new(origin, config, mode, &temp_dir)?
+            .run(signals, temp_dir.dir)
+            .await;
+        systemd::stopping();
+        ended
+    });
+    // A mount that hangs in the kernel must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    let (all_succeeded, poweroff) = done?;
+    if poweroff {
+        power_off()?;
+    }
+    Ok(all_succeeded)
+}
+
+/// The directory that makes this gvad the only one.
+struct TempDir {
+    dir: Dir,
+    _lock: Lock,
+}
+
+impl TempDir {
+    fn open(path: &Path) -> anyhow::Result<TempDir> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.with_context(|| format!("making run.temp_dir {}", path.display()))?;
+        let dir =
+            Dir::open(path).with_context(|| format!("opening run.temp_dir {}", path.display()))?;
+        let room = file::room(&dir)?;
+        if room.noexec {
+            bail!(
+                "run.temp_dir {} is on a file system mounted noexec, so no script could run there: name another",
+                path.display()
+            );
+        }
+        if room.read_only {
+            bail!(
+                "run.temp_dir {} is on a file system that cannot be written: name another",
+                path.display()
+            );
+        }
+        match try_lock(&dir, LockMode::Exclusive)
+            .with_context(|| format!("locking {}", path.display()))?
+        {
+            Some(lock) => Ok(TempDir { dir, _lock: lock }),
+            None => bail!(
+                "another gvad is running with run.temp_dir {}: only one may at a time",
+                path.display()
+            ),
+        }
+    }
+}
+
+/// The signals that mean something.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Signals> {
+        let listen = || -> io::Result<Signals> {
+            Ok(Signals {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                hangup: signal(SignalKind::hangup())?,
+            })
+        };
+        listen().context("listening for signals")
+    }
+
+    /// Answers signals for ever.
+    async fn answer(mut self, stopper: Rc<Stopper>, reload: Reload) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => stop_by("SIGTERM", &stopper),
+                _ = self.interrupt.recv() => stop_by("SIGINT", &stopper),
+                _ = self.hangup.recv() => reload.again(),
+            }
+        }
+    }
+}
+
+fn stop_by(signal: &str, stopper: &Stopper) {
+    info!(signal, "stopping");
+    stopper.stop();
+}
+
+/// Reads the configuration again.
+struct Reload {
+    origin: Origin,
+    sender: watch::Sender<Rc<Config>>,
+}
+
+impl Reload {
+    fn again(&self) {
+        systemd::reloading();
+        match config::load(self.origin.file.as_deref(), &self.origin.overrides) {
+            Ok(mut new) => {
+                let old = Rc::clone(&self.sender.borrow());
+                let fixed = new.application != old.application
+                    || new.data != old.data
+                    || new.output != old.output
+                    || new.run.temp_dir != old.run.temp_dir;
+                if fixed {
+                    warn!(
+                        "changes to [application], [data], [output] and run.temp_dir take effect when gvad is started again"
+                    );
+                    (new.application, new.data) = (old.application.clone(), old.data.clone());
+                    (new.output, new.run.temp_dir) = (old.output.clone(), old.run.temp_dir.clone());
+                }
+                info!("the configuration was read again");
+                self.sender.send_replace(Rc::new(new));
+            }
+            Err(err) => error!("the configuration stays as it was: {err:#}"),
+        }
+        systemd::ready();
+    }
+}
+
+struct Process {
+    ctx: Context,
+    stopper: Rc<Stopper>,
+    reload: Reload,
+    listener: Option<tokio::net::UnixListener>,
+}
+
+impl Process {
+    fn new(
+        origin: Origin,
+        config: Config,
+        mode: Mode,
+        temp_dir: &TempDir,
+    ) -> anyhow::Result<Process> {
+        let boot_id = process::boot_id().context("reading the boot id")?;
+        let (sender, receiver) = watch::channel(Rc::new(config));
+        let (stopper, stop) = stop::pair();
+        // Without the socket only `gvad status` is missing.
+        let listener = control::listen(&temp_dir.dir)
+            .map_err(|err| warn!("making the control socket: {err}"))
+            .ok();
+        let board = Board::new(boot_id.clone());
+        Ok(Process {
+            ctx: Context {
+                config: receiver,
+                stop,
+                board,
+                mode,
+                boot_id,
+            },
+            stopper: Rc::new(stopper),
+            reload: Reload { origin, sender },
+            listener,
+        })
+    }
+
+    async fn run(self, signals: Signals, temp_dir: Dir) -> anyhow::Result<(bool, bool)> {
+        let Process {
+            ctx,
+            stopper,
+            reload,
+            listener,
+        } = self;
+        // Ended, and waited for, when this function returns.
+        let mut helpers = JoinSet::new();
+        helpers.spawn_local(signals.answer(stopper, reload));
+        helpers.spawn_local(ctx.board.clone().keep_written());
+        helpers.spawn_local(systemd::feed_watchdog());
+        if let Some(listener) = listener {
+            helpers.spawn_local(control::serve(listener, ctx.board.clone()));
+        }
+        systemd::ready();
+        session::announce(&ctx);
+        let ended = sessions(&ctx).await;
+        ctx.board.state(State::Stopped, None);
+        helpers.shutdown().await;
+        control::remove(&temp_dir);
+        let ended = ended?;
+        let counts = ctx.board.read().counts;
+        info!(
+            succeeded = counts.succeeded,
+            failed = counts.failed,
+            "ended"
+        );
+        let poweroff = ctx.config().lifecycle.when_drained == WhenDrained::Poweroff;
+        Ok((
+            counts.failed == 0,
+            ended == Ended::Drained && ctx.mode == Mode::Daemon && poweroff,
+        ))
+    }
+}
+
+/// One session after the other: an image that fails ends a session, not the daemon.
+async fn sessions(ctx: &Context) -> anyhow::Result<Ended> {
+    let mut carried = Carried::default();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let err = match session::run(ctx, &mut carried).await {
+            Ok(ended) => return Ok(ended),
+            Err(err) => err,
+        };
+        if ctx.draining() || !carried.worked || ctx.stop.wanted() {
+            return Err(err);
+        }
+        error!(
+            "{err:#}; trying again in {}",
+            humantime::format_duration(pause)
+        );
+        ctx.board.state(State::Starting, Some(format!("{err:#}")));
+        if !ctx.stop.sleep(pause).await {
+            return Ok(Ended::Stopped);
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Asks systemd to power the machine off; if it cannot be asked, the hard way, which is safe now: everything is unmounted.
+fn power_off() -> anyhow::Result<()> {
+    info!("nothing is left to do: powering off");
+    for arguments in [
+        &["poweroff"][..],
+        &["poweroff", "--force"],
+        &["poweroff", "--force", "--force"],
+    ] {
+        match std::process::Command::new("systemctl")
+            .args(arguments)
+            .status()
+        {
+            Ok(status) if status.success() => return Ok(()),
+            Ok(status) => error!("systemctl {}: {status}", arguments.join(" ")),
+            Err(err) => error!("starting systemctl {}: {err}", arguments.join(" ")),
+        }
+    }
+    bail!("the machine could not be powered off")
+}

@@ -1,0 +1,443 @@
+//! A job: one script from script-bin to its result, step by step. Each step's work is another file's; their order, and what
+//! happens when one fails, is here.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tracing::{error, info, warn};
+
+use crate::claim::{Claim, Claiming, Opened, Opening, ScriptBin};
+use crate::config::{Config, DEFAULT_PATH, Leftovers, WorkingDirectory};
+use crate::context::Context;
+use crate::ledger::Ledger;
+use crate::ledger::line::Start;
+use crate::name::{ScriptName, shown};
+use crate::outcome::{Outcome, RunResult, timestamp};
+use crate::record::{OutputDir, Prepared};
+use crate::run::{Limits, Ready, Runner, Running};
+use crate::stage::{self, Stage};
+use crate::status::{RunningStatus, State};
+
+/// The directories that scripts are told of.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// `GVA_APPLICATION`
+    pub application: std::path::PathBuf,
+    /// `GVA_DATA`
+    pub data: std::path::PathBuf,
+    /// `GVA_OUTPUT`
+    pub output: std::path::PathBuf,
+}
+
+/// What jobs work with.
+#[derive(Debug)]
+pub struct Workplace {
+    /// Where the scripts are.
+    pub script_bin: ScriptBin,
+    /// Where the results go.
+    pub output: OutputDir,
+    /// What was started.
+    pub ledger: Ledger,
+    /// What scripts are told.
+    pub places: Places,
+    /// Pipes and control groups.
+    pub runner: Runner,
+    /// A result that could not be made durable.
+    pub pending: Option<RunResult>,
+    /// A claim could not be deleted: the ledger must go on remembering it.
+    pub undeleted: bool,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub enum JobEnd {
+    /// It has a result.
+    Done,
+    /// It is not whole yet.
+    NotYet(&'static str),
+    /// It cannot be taken, and why.
+    PassedOver(String),
+    /// It is gone, or was run before.
+    Nothing,
+    /// No result could be recorded now, so it was not touched.
+    Blocked(String),
+}
+
+/// Whether an error passes when somebody makes room.
+fn is_full(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+impl Workplace {
+    /// A script in script-bin.
+    ///
+    /// # Errors
+    /// An image fails; the session must end and recovery look at what there is.
+    pub async fn take(
+        &mut self,
+        ctx: &Context,
+        name: &OsStr,
+        settling: &mut crate::claim::Settling,
+    ) -> anyhow::Result<JobEnd> {
+        let settle = ctx.config().watch.settle.0;
+        let opened = match self.script_bin.look_into(name, settling, settle) {
+            Ok(Opening::Ready(opened)) => opened,
+            Ok(Opening::NotYet(reason)) => return Ok(JobEnd::NotYet(reason)),
+            Ok(Opening::Gone) => return Ok(JobEnd::Nothing),
+            Err(err) => return Ok(JobEnd::PassedOver(format!("opening it: {err}"))),
+        };
+        if self.ran_before(&opened).await? {
+            return Ok(JobEnd::Nothing);
+        }
+        let attempt = self.ledger.next_attempt(&opened.identity);
+        let prepared = match self.prepare(name)? {
+            Ok(prepared) => prepared,
+            Err(blocked) => return Ok(JobEnd::Blocked(blocked)),
+        };
+        match self.script_bin.claim(opened) {
+            Ok(Claiming::Claimed(claim)) => self.carry_out(ctx, claim, prepared, attempt).await,
+            Ok(Claiming::Lost) => {
+                self.output
+                    .discard(&prepared)
+                    .context("removing an unused run directory")?;
+                Ok(JobEnd::Nothing)
+            }
+            Err(err) => {
+                self.output
+                    .discard(&prepared)
+                    .context("removing an unused run directory")?;
+                Ok(JobEnd::PassedOver(match err.kind() {
+                    io::ErrorKind::AlreadyExists => {
+                        "an earlier script of this name could not be removed".to_owned()
+                    }
+                    _ => format!("claiming it: {err}"),
+                }))
+            }
+        }
+    }
+
+    /// A script that was claimed before, but not started.
+    ///
+    /// # Errors
+    /// As [`Workplace::take`].
+    pub async fn resume(
+        &mut self,
+        ctx: &Context,
+        name: &OsStr,
+        attempt: u32,
+    ) -> anyhow::Result<JobEnd> {
+        let claim = match self.script_bin.resume(name) {
+            Ok(Some(claim)) => claim,
+            Ok(None) => return Ok(JobEnd::Nothing),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(JobEnd::Nothing),
+            Err(err) => return Ok(JobEnd::PassedOver(format!("opening its claim: {err}"))),
+        };
+        match self.prepare(name)? {
+            Ok(prepared) => self.carry_out(ctx, claim, prepared, attempt).await,
+            Err(blocked) => Ok(JobEnd::Blocked(blocked)),
+        }
+    }
+
+    /// Whether this very file was run on a medium that cannot be written. On one that can be now, it is removed: it has its result.
+    async fn ran_before(&mut self, opened: &Opened) -> anyhow::Result<bool> {
+        let Some(sha256) = self.ledger.ran(&opened.identity) else {
+            return Ok(false);
+        };
+        let same = stage::hash(&opened.file)
+            .await
+            .context("reading a script")?
+            == sha256;
+        if same && self.script_bin.claims.is_some() {
+            info!(
+                script = shown(&opened.name),
+                "was run when the medium could not be written; removing it"
+            );
+            let removed = self.script_bin.dir.remove_file(&opened.name);
+            removed.with_context(|| format!("removing {}", shown(&opened.name)))?;
+        }
+        Ok(same)
+    }
+
+    fn prepare(&mut self, name: &OsStr) -> anyhow::Result<Result<Prepared, String>> {
+        if !self.ledger.in_place().context("looking at the ledger")? {
+            anyhow::bail!(
+                "the ledger on the output image was removed or replaced by somebody else"
+            );
+        }
+        let prepared = self
+            .ledger
+            .make_room()
+            .and_then(|()| self.output.prepare(self.ledger.next_run(), name));
+        match prepared {
+            Ok(prepared) => Ok(Ok(prepared)),
+            Err(err) if is_full(&err) => Ok(Err(format!("the output image is full: {err}"))),
+            Err(err) => Err(err).context("preparing a run directory on the output image"),
+        }
+    }
+
+    /// From the claim to the durable result. Only an image that fails is an error here.
+    async fn carry_out(
+        &mut self,
+        ctx: &Context,
+        claim: Claim,
+        mut prepared: Prepared,
+        attempt: u32,
+    ) -> anyhow::Result<JobEnd> {
+        let config = ctx.config();
+        let Claim {
+            name,
+            file,
+            identity,
+            claimed,
+            in_place,
+        } = claim;
+        let staged = stage::stage(&file, &name, &config.run.temp_dir).await;
+        // Closing it ends the lease: whoever wanted to write to it may, and changes nothing that is run.
+        drop(file);
+        let mut start = Start {
+            run: self.ledger.next_run(),
+            run_id: prepared.run_id.clone(),
+            identity,
+            sha256: String::new(),
+            attempt,
+            boot_id: ctx.boot_id.clone(),
+            started_at: timestamp(std::time::SystemTime::now()),
+            cgroup: None,
+            in_place,
+            unstarted: true,
+            claimed,
+        };
+        let mut result = RunResult {
+            attempt,
+            boot_id: ctx.boot_id.clone(),
+            reason: None,
+            ..RunResult::unseen(
+                prepared.run_id.clone(),
+                ScriptName::of(&name),
+                Outcome::NotStarted,
+                String::new(),
+            )
+        };
+        let stage = match staged {
+            Ok(stage) => {
+                start.sha256.clone_from(&stage.sha256);
+                result.sha256 = Some(stage.sha256.clone());
+                self.run_staged(ctx, &config, &mut start, &prepared, &stage, &mut result)
+                    .await?;
+                Some(stage)
+            }
+            Err(reason) => {
+                self.ledger
+                    .start(start.clone())
+                    .context("writing the ledger")?;
+                result.reason = Some(reason);
+                None
+            }
+        };
+        self.record(ctx, &mut prepared, &result).await?;
+        self.ledger
+            .end(start.run, false)
+            .context("writing the ledger")?;
+        if let Err(err) = self.script_bin.delete(&name) {
+            self.undeleted = true;
+            error!(
+                script = shown(&name),
+                "removing the claim of a script that has its result: {err}; the next start tries again"
+            );
+        }
+        if let Some(stage) = stage {
+            stage.remove();
+        }
+        tell(&result);
+        ctx.board.finished(&result);
+        Ok(JobEnd::Done)
+    }
+
+    /// Starts what is staged and waits for its end. What comes of it is in `result`.
+    async fn run_staged(
+        &mut self,
+        ctx: &Context,
+        config: &Config,
+        start: &mut Start,
+        prepared: &Prepared,
+        stage: &Stage,
+        result: &mut RunResult,
+    ) -> anyhow::Result<()> {
+        let limits = limits(config);
+        let ready = self.make_ready(config, start, prepared, stage, limits);
+        start.unstarted = ready.is_err();
+        start.cgroup = ready.as_ref().ok().and_then(Ready::cgroup);
+        if let Err(err) = self.ledger.start(start.clone()) {
+            if let Ok(ready) = ready {
+                ready.abandon();
+            }
+            return Err(err).context("making the start mark durable");
+        }
+        let running = match ready {
+            Ok(ready) => ready.start(&self.runner, limits),
+            Err(err) => Err(format!("making what a run needs: {err}")),
+        };
+        match running {
+            Ok(running) => {
+                ctx.board
+                    .update(|status| show_running(status, start, &running));
+                info!(
+                    run = start.run_id,
+                    pid = running.pid(),
+                    attempt = start.attempt,
+                    "started"
+                );
+                running.finish(limits, &ctx.stop, result).await;
+            }
+            Err(reason) => result.reason = Some(reason),
+        }
+        Ok(())
+    }
+
+    fn make_ready(
+        &self,
+        config: &Config,
+        start: &Start,
+        prepared: &Prepared,
+        stage: &Stage,
+        limits: Limits,
+    ) -> io::Result<Ready> {
+        let directory = match config.run.working_directory {
+            WorkingDirectory::Application => self.places.application.as_path(),
+            WorkingDirectory::Private => stage.path.as_path(),
+        };
+        let name = start.identity.name.file_name().unwrap_or_default();
+        let environment = environment(config, &self.places, stage, &name, start);
+        let files = (prepared.stdout.try_clone()?, prepared.stderr.try_clone()?);
+        let group = format!(
+            "gvad-{}-{}",
+            self.ledger.id().get(..8).unwrap_or_default(),
+            start.run
+        );
+        self.runner.ready(
+            &group,
+            files,
+            limits,
+            &stage.script,
+            directory,
+            &environment,
+        )
+    }
+
+    /// Makes the result durable, however long that takes: as long as the output image is full, it waits.
+    async fn record(
+        &mut self,
+        ctx: &Context,
+        prepared: &mut Prepared,
+        result: &RunResult,
+    ) -> anyhow::Result<()> {
+        loop {
+            let err = match self.output.record(prepared, result) {
+                Ok(()) => {
+                    self.pending = None;
+                    return Ok(());
+                }
+                Err(err) => err,
+            };
+            self.pending = Some(result.clone());
+            let wait = is_full(&err) && !ctx.draining() && !ctx.stop.wanted();
+            if !wait {
+                return Err(err)
+                    .with_context(|| format!("recording the result of {}", result.run_id));
+            }
+            warn!(
+                run = result.run_id,
+                "its result cannot be recorded: {err}; trying again"
+            );
+            ctx.board.state(
+                State::WaitingForOutput,
+                Some(format!("recording the result of {}: {err}", result.run_id)),
+            );
+            ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
+        }
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let timeout = config.run.timeout.0;
+    Limits {
+        timeout: (!timeout.is_zero()).then_some(timeout),
+        grace: config.run.stop_grace.0,
+        output: config.run.output_limit.0,
+        end_tree: config.run.leftovers == Leftovers::Kill,
+    }
+}
+
+fn environment(
+    config: &Config,
+    places: &Places,
+    stage: &Stage,
+    name: &OsStr,
+    start: &Start,
+) -> Vec<(OsString, OsString)> {
+    let usual = [
+        ("PATH", DEFAULT_PATH),
+        ("HOME", "/root"),
+        ("USER", "root"),
+        ("LOGNAME", "root"),
+        ("SHELL", "/bin/sh"),
+        ("LANG", "C.UTF-8"),
+    ];
+    let attempt = start.attempt.to_string();
+    let own: [(&str, &OsStr); 7] = [
+        ("TMPDIR", stage.path.as_os_str()),
+        ("GVA_APPLICATION", places.application.as_os_str()),
+        ("GVA_DATA", places.data.as_os_str()),
+        ("GVA_OUTPUT", places.output.as_os_str()),
+        ("GVA_SCRIPT", name),
+        ("GVA_RUN_ID", OsStr::new(&start.run_id)),
+        ("GVA_ATTEMPT", OsStr::new(&attempt)),
+    ];
+    let mut all: Vec<(OsString, OsString)> = usual
+        .iter()
+        .filter(|(name, _)| !config.environment.contains_key(*name))
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect();
+    all.extend(
+        own.iter()
+            .map(|(name, value)| ((*name).into(), (*value).to_owned())),
+    );
+    all.extend(
+        config
+            .environment
+            .iter()
+            .map(|(name, value)| (name.into(), value.into())),
+    );
+    all
+}
+
+fn show_running(status: &mut crate::status::Status, start: &Start, running: &Running) {
+    (status.state, status.problem) = (State::Running, None);
+    status.running = Some(RunningStatus {
+        name: start.identity.name.clone(),
+        run_id: start.run_id.clone(),
+        attempt: start.attempt,
+        pid: running.pid(),
+        started_at: timestamp(running.started_at()),
+        duration_ms: 0,
+        since: Some(Instant::now()),
+    });
+}
+
+/// One line for each result.
+pub fn tell(result: &RunResult) {
+    let reason = result.reason.as_deref().unwrap_or_default();
+    let (run, outcome, detail) = (&result.run_id, result.outcome, result.detail());
+    let duration =
+        humantime::format_duration(Duration::from_millis(result.duration_ms.unwrap_or(0)));
+    if result.success {
+        info!(run, %outcome, %duration, "succeeded");
+    } else {
+        warn!(run, %outcome, detail, reason, %duration, "failed");
+    }
+}

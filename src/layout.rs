@@ -1,0 +1,230 @@
+//! Which images there are, and which directories they come to: separate images, or directories on the application image.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tracing::{info, warn};
+
+use crate::config::{Config, Wait};
+use crate::context::Context;
+use crate::image::{Image, Role, Wanted, attach};
+use crate::job::Places;
+use crate::status::{ImageStatus, State};
+use crate::sys::dir::Dir;
+
+/// How long `gvad drain` waits for an application image that the configuration waits for without end.
+const DRAIN_WAIT: Duration = Duration::from_secs(10);
+/// The first look follows the one before so closely; the pauses grow to `poll_interval`.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The images in use, in the order in which they were mounted.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// Application, then data, then output, as far as they are there.
+    pub images: Vec<Image>,
+}
+
+/// What waiting for an image came to.
+enum Waited {
+    There(Image),
+    Absent,
+    Stopped,
+}
+
+impl Layout {
+    /// Waits for the images and mounts them. Images already in `self` stay there whatever happens, to be released. False if gvad
+    /// was asked to stop meanwhile.
+    ///
+    /// # Errors
+    /// An image cannot be used, or one that `gvad drain` needs is not there.
+    pub async fn gather(&mut self, ctx: &Context) -> anyhow::Result<bool> {
+        let config = ctx.config();
+        let mut since = Instant::now();
+        for wanted in [application(&config), data(&config), output(&config)] {
+            // Data and output are waited for from the moment at which the application is there, side by side.
+            if wanted.role == Role::Data {
+                since = Instant::now();
+            }
+            match wait_for(ctx, &config, &wanted, since).await? {
+                Waited::There(image) => {
+                    ctx.board
+                        .update(|status| status.images.push(ImageStatus::of(&image)));
+                    self.images.push(image);
+                }
+                Waited::Absent => {
+                    info!(role = %wanted.role, source = wanted.source, "no such image: doing without")
+                }
+                Waited::Stopped => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// The image with this role.
+    #[must_use]
+    pub fn image(&self, role: Role) -> Option<&Image> {
+        self.images.iter().find(|image| image.role == role)
+    }
+
+    /// The directories that scripts are told of. The output directory is made if need be.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn places(&self, temp_dir: &Path) -> anyhow::Result<Places> {
+        let Some(application) = self.image(Role::Application) else {
+            bail!("no application image")
+        };
+        let output = match self.image(Role::Output) {
+            Some(image) => image.path.clone(),
+            None if application.read_only => {
+                let path = temp_dir.join("output");
+                warn!(
+                    "no output image, and the application image cannot be written: results go to {}, on the base image",
+                    path.display()
+                );
+                make_directory(temp_dir, "output")
+                    .with_context(|| format!("making {}", path.display()))?;
+                path
+            }
+            None => {
+                let path = application.path.join("output");
+                make_directory(&application.path, "output")
+                    .with_context(|| format!("making {}", path.display()))?;
+                path
+            }
+        };
+        let data = self
+            .image(Role::Data)
+            .map_or_else(|| application.path.join("data"), |image| image.path.clone());
+        Ok(Places {
+            application: application.path.clone(),
+            data,
+            output,
+        })
+    }
+
+    /// Unmounts everything, the last first.
+    ///
+    /// # Errors
+    /// What could not be unmounted, all in one line; the rest is.
+    pub async fn release(self) -> anyhow::Result<()> {
+        let mut problems = Vec::new();
+        for image in self.images.into_iter().rev() {
+            if let Err(err) = image.release().await {
+                problems.push(format!("{err:#}"));
+            }
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            bail!(problems.join("; "))
+        }
+    }
+}
+
+/// Made and opened without following a link that the image may carry.
+fn make_directory(parent: &Path, name: &str) -> std::io::Result<()> {
+    let parent = Dir::open(parent)?;
+    parent.ensure_dir(OsStr::new(name), 0o755)?;
+    parent.open_dir(name).map(drop)
+}
+
+async fn wait_for(
+    ctx: &Context,
+    config: &Config,
+    wanted: &Wanted,
+    since: Instant,
+) -> anyhow::Result<Waited> {
+    let (limit, state) = patience(ctx, config, wanted.role);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let missing = match attach(wanted).await? {
+            Some(image) if wanted.role == Role::Output && image.read_only => {
+                image.release().await?;
+                format!("the output image {} cannot be written", wanted.source)
+            }
+            Some(image) => return Ok(Waited::There(image)),
+            None => format!("no {} image {}", wanted.role, wanted.source),
+        };
+        let over = limit.is_some_and(|limit| since.elapsed() >= limit);
+        let unwritable = missing.ends_with("written");
+        if over && (required(config, wanted.role) || unwritable) && ctx.draining() {
+            bail!(
+                "{missing} after waiting {}",
+                humantime::format_duration(limit.unwrap_or_default())
+            );
+        }
+        if over && !required(config, wanted.role) && !unwritable {
+            return Ok(Waited::Absent);
+        }
+        ctx.board.state(state, Some(missing));
+        let rest = limit.map_or(Duration::MAX, |limit| {
+            limit.saturating_sub(since.elapsed()).max(FIRST_PAUSE)
+        });
+        if !ctx.stop.sleep(pause.min(rest)).await {
+            return Ok(Waited::Stopped);
+        }
+        pause = (pause * 2).min(ctx.config().watch.poll_interval.0);
+    }
+}
+
+fn patience(ctx: &Context, config: &Config, role: Role) -> (Option<Duration>, State) {
+    match role {
+        Role::Application => {
+            let limit = match config.application.wait {
+                Wait::For(span) => Some(span.0),
+                Wait::Forever if ctx.draining() => Some(DRAIN_WAIT),
+                Wait::Forever => None,
+            };
+            (limit, State::WaitingForApplication)
+        }
+        Role::Data => (Some(config.data.wait.0), State::WaitingForData),
+        Role::Output => (Some(config.output.wait.0), State::WaitingForOutput),
+    }
+}
+
+fn required(config: &Config, role: Role) -> bool {
+    match role {
+        Role::Application => true,
+        Role::Data => config.data.required,
+        Role::Output => config.output.required,
+    }
+}
+
+fn application(config: &Config) -> Wanted {
+    let section = &config.application;
+    Wanted {
+        role: Role::Application,
+        source: section.source.clone(),
+        fstype: section.fstype.clone(),
+        options: section.options.clone(),
+        mount_point: section.mount_point.clone(),
+        read_only: section.read_only,
+    }
+}
+
+fn data(config: &Config) -> Wanted {
+    let section = &config.data;
+    Wanted {
+        role: Role::Data,
+        source: section.source.clone(),
+        fstype: section.fstype.clone(),
+        options: section.options.clone(),
+        mount_point: section.mount_point.clone(),
+        read_only: section.read_only,
+    }
+}
+
+fn output(config: &Config) -> Wanted {
+    let section = &config.output;
+    Wanted {
+        role: Role::Output,
+        source: section.source.clone(),
+        fstype: section.fstype.clone(),
+        options: section.options.clone(),
+        mount_point: section.mount_point.clone(),
+        read_only: false,
+    }
+}

@@ -1,0 +1,387 @@
+//! The lines of the ledger, and the file as bytes: pure, so that any bytes whatever can be tried on it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::ScriptName;
+use crate::sys::dir::{Look, Stamp};
+
+/// No line is longer, in bytes, and no more is ever written without a sync.
+pub const LONGEST_LINE: usize = 8192;
+/// A crash in the middle of a write leaves its traces within so much of the end.
+pub const TORN: usize = 2 * LONGEST_LINE;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// Always the first.
+    Ledger {
+        /// Random; names the directory of the claims.
+        id: String,
+        /// 1.
+        schema: u32,
+    },
+    /// A run may have started from here on.
+    Start(Start),
+    /// A run's result is durable.
+    End {
+        /// Its number.
+        run: u64,
+        /// The script is to be started again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        again: bool,
+    },
+    /// A script on a medium that cannot be written was run.
+    Ran {
+        /// [`Identity::key`].
+        key: String,
+        /// Of its bytes.
+        sha256: String,
+    },
+    /// The claims of all runs up to this one are durably gone.
+    Settled {
+        /// Its number.
+        run: u64,
+    },
+}
+
+/// A start mark.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// Number of the run.
+    pub run: u64,
+    /// Name of the run.
+    pub run_id: String,
+    /// Which file it was.
+    pub identity: Identity,
+    /// Of its bytes.
+    pub sha256: String,
+    /// 1 for the first.
+    pub attempt: u32,
+    /// The boot in which it was started.
+    pub boot_id: String,
+    /// When.
+    pub started_at: String,
+    /// Its control group, to be ended if gvad dies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<String>,
+    /// It was run where it lay, on a medium that cannot be written.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_place: bool,
+    /// It will not be started: only its result `not_started` is to be recorded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unstarted: bool,
+    /// The ctime of the claim, seconds and nanoseconds.
+    #[serde(default)]
+    pub claimed: (i64, i64),
+}
+
+/// Which file a script was when it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The file system.
+    pub medium: String,
+    /// Its name in script-bin.
+    #[serde(flatten)]
+    pub name: ScriptName,
+    /// Inode number; 0 on file systems that make them up anew at each mount.
+    pub inode: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds and nanoseconds.
+    pub mtime: (i64, i64),
+    /// Seconds and nanoseconds.
+    pub ctime: (i64, i64),
+}
+
+/// Whether two times are the same, given that one may have been cut to seconds on its way to the disk.
+#[must_use]
+pub fn same_time(a: (i64, i64), b: (i64, i64)) -> bool {
+    a.0 == b.0 && (a.1 == b.1 || a.1 == 0 || b.1 == 0)
+}
+
+fn pair(stamp: Stamp) -> (i64, i64) {
+    (stamp.secs, stamp.nanos)
+}
+
+impl Identity {
+    /// Of a file that was looked at.
+    #[must_use]
+    pub fn of(medium: &Medium, name: &std::ffi::OsStr, look: &Look) -> Identity {
+        Identity {
+            medium: medium.id.clone(),
+            name: ScriptName::of(name),
+            inode: if medium.lasting_inodes { look.inode } else { 0 },
+            size: look.size,
+            mtime: pair(look.mtime),
+            ctime: pair(look.ctime),
+        }
+    }
+
+    /// Whether both are the same file under the same name, unchanged.
+    #[must_use]
+    pub fn same(&self, other: &Identity) -> bool {
+        self.same_file(other) && same_time(self.ctime, other.ctime)
+    }
+
+    /// Whether both are the same file under the same name, but for the ctime, which a rename changes.
+    #[must_use]
+    pub fn same_file(&self, other: &Identity) -> bool {
+        self.same_place(other) && self.size == other.size && same_time(self.mtime, other.mtime)
+    }
+
+    /// Whether both are the same inode under the same name.
+    #[must_use]
+    pub fn same_place(&self, other: &Identity) -> bool {
+        self.name == other.name && self.inode == other.inode
+    }
+
+    /// A short form, for the memory of what was run on a medium that cannot be written.
+    #[must_use]
+    pub fn key(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        let digest = Sha256::digest(&text);
+        crate::name::hex(digest.get(..16).unwrap_or_default())
+    }
+}
+
+/// The file system on which the scripts are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Medium {
+    /// Type and UUID, or what else names it.
+    pub id: String,
+    /// A file keeps its inode number from one mount to the next.
+    pub lasting_inodes: bool,
+}
+
+/// `CRC32 JSON\n`
+///
+/// # Errors
+/// Longer than [`LONGEST_LINE`], which no file name can bring about.
+pub fn encode(line: &Line) -> std::io::Result<Vec<u8>> {
+    let json = serde_json::to_vec(line)?;
+    let mut bytes = format!("{:08x} ", crc32fast::hash(&json)).into_bytes();
+    bytes.extend_from_slice(&json);
+    bytes.push(b'\n');
+    if bytes.len() > LONGEST_LINE {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "a line too long for the ledger",
+        ));
+    }
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Option<Line> {
+    let (sum, json) = (bytes.get(..8)?, bytes.get(9..)?);
+    let sum = u32::from_str_radix(std::str::from_utf8(sum).ok()?, 16).ok()?;
+    (crc32fast::hash(json) == sum)
+        .then(|| serde_json::from_slice(json).ok())
+        .flatten()
+}
+
+/// What a ledger file says.
+#[derive(Debug)]
+pub struct Contents {
+    /// The whole lines up to `end`; of a damaged file, every line that is whole.
+    pub lines: Vec<Line>,
+    /// Behind the last whole line of the beginning; the next goes here.
+    pub end: u64,
+    /// Something is wrong that no torn write explains.
+    pub damaged: bool,
+}
+
+/// Reads a ledger file. Whatever the bytes are, this gives an answer.
+#[must_use]
+pub fn read(bytes: &[u8]) -> Contents {
+    let mut lines = Vec::new();
+    let mut starts_behind = 0;
+    let mut end = None;
+    let mut at = 0;
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        let zeros = rest.iter().take_while(|&&byte| byte == 0).count();
+        if zeros > 0 {
+            end.get_or_insert(at);
+            at += zeros;
+            continue;
+        }
+        let length = rest
+            .iter()
+            .position(|&byte| byte == b'\n' || byte == 0)
+            .unwrap_or(rest.len());
+        let whole = rest.get(length) == Some(&b'\n');
+        match rest.get(..length).filter(|_| whole).and_then(decode) {
+            Some(line) => {
+                starts_behind += usize::from(end.is_some() && matches!(line, Line::Start(_)));
+                lines.push((at, line));
+            }
+            None => {
+                end.get_or_insert(at);
+            }
+        }
+        at += length + 1;
+    }
+    let end = end.unwrap_or(at.min(bytes.len()));
+    let begins = matches!(lines.first(), Some((0, Line::Ledger { schema: 1, .. })));
+    let beyond = bytes.get(end.saturating_add(TORN)..).unwrap_or_default();
+    // Only the last start mark can be unsynced: with two behind a broken line, the line was whole once.
+    let damaged = !begins || starts_behind > 1 || beyond.iter().any(|&byte| byte != 0);
+    let trusted = lines
+        .into_iter()
+        .filter(|(at, _)| damaged || *at < end)
+        .map(|(_, line)| line)
+        .collect();
+    Contents {
+        lines: trusted,
+        end: end as u64,
+        damaged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(lines: &[Line]) -> Vec<u8> {
+        lines
+            .iter()
+            .flat_map(|line| encode(line).unwrap())
+            .collect()
+    }
+
+    fn start(run: u64, name: &[u8]) -> Line {
+        use std::os::unix::ffi::OsStrExt;
+        let stamp = Stamp {
+            secs: i64::MIN,
+            nanos: i64::MIN,
+        };
+        let look = Look {
+            kind: crate::sys::dir::Kind::Regular,
+            mode: 0o755,
+            device: u64::MAX,
+            inode: u64::MAX,
+            size: u64::MAX,
+            mtime: stamp,
+            ctime: stamp,
+        };
+        let medium = Medium {
+            id: "x".repeat(1000),
+            lasting_inodes: true,
+        };
+        Line::Start(Start {
+            run,
+            run_id: "x".repeat(90),
+            identity: Identity::of(&medium, std::ffi::OsStr::from_bytes(name), &look),
+            sha256: "0".repeat(64),
+            attempt: u32::MAX,
+            boot_id: "0".repeat(36),
+            started_at: "0".repeat(24),
+            cgroup: Some("x".repeat(4096)),
+            in_place: true,
+            unstarted: true,
+            claimed: (i64::MIN, i64::MIN),
+        })
+    }
+
+    fn sample() -> Vec<Line> {
+        let mut lines = vec![Line::Ledger {
+            id: "x".into(),
+            schema: 1,
+        }];
+        lines.extend((1..39).map(|run| Line::End {
+            run,
+            again: run % 2 == 0,
+        }));
+        lines.push(start(39, b"x"));
+        lines.push(Line::End {
+            run: 39,
+            again: false,
+        });
+        lines
+    }
+
+    #[test]
+    fn a_file_cut_or_torn_in_its_last_line_is_read_up_to_there() {
+        let whole = file(&sample());
+        let last = whole.len()
+            - encode(&Line::End {
+                run: 39,
+                again: false,
+            })
+            .unwrap()
+            .len();
+        for cut in last + 1..whole.len() {
+            let mut bytes = whole[..cut].to_vec();
+            bytes.resize(1 << 16, 0);
+            let contents = read(&bytes);
+            assert_eq!(
+                (contents.end, contents.damaged),
+                (last as u64, false),
+                "cut at {cut}"
+            );
+            assert_eq!(contents.lines, sample()[..40]);
+        }
+        // The second half of the last line arrived, the first did not.
+        let mut bytes = whole.clone();
+        bytes[last..last + 10].fill(0);
+        bytes.resize(1 << 16, 0);
+        let contents = read(&bytes);
+        assert_eq!((contents.end, contents.damaged), (last as u64, false));
+    }
+
+    #[test]
+    fn a_broken_line_that_was_whole_once_is_damage() {
+        let mut lines = sample();
+        lines.extend([start(40, b"y"), start(41, b"z")]);
+        let whole = file(&lines);
+        assert!(!read(&whole).damaged);
+        let mut bytes = whole.clone();
+        bytes[200] ^= 1;
+        assert!(read(&bytes).damaged);
+        let mut bytes = file(&sample());
+        bytes.resize(1 << 16, 0);
+        bytes[60_000] = 1;
+        assert!(read(&bytes).damaged);
+        for bytes in [&b""[..], &[0; 4096], b"garbage", b"00000000 {}\n"] {
+            assert!(read(bytes).damaged);
+        }
+    }
+
+    #[test]
+    fn a_start_mark_behind_a_torn_line_was_never_acted_upon() {
+        let mut lines = sample();
+        lines.push(start(40, b"y"));
+        let mut bytes = file(&lines);
+        let torn = file(&sample()).len() - 5;
+        bytes[torn] = 0;
+        bytes.resize(1 << 16, 0);
+        let contents = read(&bytes);
+        assert!(!contents.damaged);
+        assert_eq!(contents.lines, sample()[..40]);
+    }
+
+    #[test]
+    fn the_longest_name_fits_a_line() {
+        let line = start(u64::MAX, &[0xff; 255]);
+        assert_eq!(
+            read(&file(&[
+                Line::Ledger {
+                    id: "x".into(),
+                    schema: 1
+                },
+                line
+            ]))
+            .lines
+            .len(),
+            2
+        );
+    }
+
+    #[test]
+    fn long_runs_of_zeros_between_bytes_are_read_in_no_time() {
+        let mut bytes = vec![0; 4 << 20];
+        bytes[4_000_000] = b'x';
+        assert!(read(&bytes).damaged);
+    }
+}

@@ -1,0 +1,427 @@
+//! The ledger: the file on the output image that is the only witness of what was started. Here it is opened, written and made anew;
+//! what its lines look like is [`line`]'s, what they mean for a script is `recover`'s.
+
+pub mod line;
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use anyhow::Context;
+
+use crate::sys::dir::Dir;
+use crate::sys::process::random_uuid;
+use line::{Identity, LONGEST_LINE, Line, Start, TORN};
+
+const NAME: &str = "ledger";
+const NEW_NAME: &str = ".ledger.new";
+/// Blocks are set aside in steps of this, in bytes.
+const STEP: u64 = 1 << 20;
+/// A ledger is never larger; one that claims to be is not read.
+const LARGEST: u64 = 1 << 30;
+
+/// An open ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    dir: Dir,
+    file: File,
+    id: String,
+    end: u64,
+    capacity: u64,
+    unsynced: usize,
+    next_run: u64,
+    settled: u64,
+    /// Started, and no result is known to be durable.
+    pub unfinished: Vec<Start>,
+    /// With a durable result, but the script may still be there; and whether it is to be started again.
+    pub unsettled: Vec<(Start, bool)>,
+    /// What was run on media that cannot be written: SHA-256 by identity.
+    ran: HashMap<String, String>,
+}
+
+/// What opening found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The ledger, ready for use.
+    pub ledger: Ledger,
+    /// There was none.
+    pub fresh: bool,
+    /// The old one could not be relied on and stands beside it under this name; claims made for it are another ledger's now.
+    pub set_aside: Option<String>,
+}
+
+impl Ledger {
+    /// Opens the ledger in `dir` (`<output>/gvad`), or makes one. Run numbers go on from `last_run` at least.
+    ///
+    /// # Errors
+    /// The output image cannot be read or written.
+    pub fn open(dir: Dir, last_run: u64) -> anyhow::Result<Opened> {
+        match dir.remove_file(OsStr::new(NEW_NAME)) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => {
+                return Err(err).context("removing an unfinished ledger");
+            }
+            _ => {}
+        }
+        let bytes = match dir.open_file(NAME) {
+            Ok(file) => read_all(&file).context("reading the ledger")?,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                let ledger = Ledger::make(dir, last_run, HashMap::new())?;
+                return Ok(Opened {
+                    ledger,
+                    fresh: true,
+                    set_aside: None,
+                });
+            }
+            Err(err) => return Err(err).context("opening the ledger"),
+        };
+        let contents = line::read(&bytes);
+        if contents.damaged {
+            let aside = set_aside(&dir)?;
+            let mut ran = HashMap::new();
+            contents
+                .lines
+                .into_iter()
+                .for_each(|line| remember_ran(&mut ran, line));
+            let ledger = Ledger::make(dir, last_run, ran)?;
+            return Ok(Opened {
+                ledger,
+                fresh: false,
+                set_aside: Some(aside),
+            });
+        }
+        let file = dir
+            .open_write(OsStr::new(NAME))
+            .context("opening the ledger for writing")?;
+        let mut ledger = Ledger {
+            dir,
+            file,
+            id: String::new(),
+            end: contents.end,
+            capacity: bytes.len() as u64,
+            unsynced: 0,
+            next_run: last_run + 1,
+            settled: 0,
+            unfinished: Vec::new(),
+            unsettled: Vec::new(),
+            ran: HashMap::new(),
+        };
+        contents
+            .lines
+            .into_iter()
+            .for_each(|line| ledger.note(line));
+        ledger
+            .wipe_torn(&bytes)
+            .context("cleaning the ledger's end")?;
+        Ok(Opened {
+            ledger,
+            fresh: false,
+            set_aside: None,
+        })
+    }
+
+    fn make(dir: Dir, last_run: u64, ran: HashMap<String, String>) -> anyhow::Result<Ledger> {
+        let id = random_uuid().context("asking the kernel for a random id")?;
+        let file = dir
+            .create(OsStr::new(NEW_NAME), 0o600)
+            .context("making the ledger")?;
+        let mut ledger = Ledger {
+            dir,
+            file,
+            id,
+            end: 0,
+            capacity: 0,
+            unsynced: 0,
+            next_run: last_run + 1,
+            settled: last_run,
+            unfinished: Vec::new(),
+            unsettled: Vec::new(),
+            ran,
+        };
+        ledger.write_anew().context("making the ledger")?;
+        Ok(ledger)
+    }
+
+    /// A torn last write may lie behind the end; a shorter line over it would leave its tail.
+    fn wipe_torn(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let end = usize::try_from(self.end).unwrap_or(usize::MAX);
+        let torn = bytes.get(end..).unwrap_or_default();
+        let torn = torn.get(..TORN).unwrap_or(torn);
+        if torn.iter().any(|&byte| byte != 0) {
+            self.file.write_all_at(&vec![0; torn.len()], self.end)?;
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Takes a line into memory.
+    fn note(&mut self, line: Line) {
+        match line {
+            Line::Ledger { id, schema: _ } => self.id = id,
+            Line::Start(start) => {
+                self.next_run = self.next_run.max(start.run.saturating_add(1));
+                // This is the further attempt that was owed.
+                self.unsettled
+                    .retain(|(old, again)| !(*again && old.identity.same_place(&start.identity)));
+                self.unfinished.push(start);
+            }
+            Line::End { run, again } => {
+                let open = self.unfinished.iter().position(|start| start.run == run);
+                let closed = self
+                    .unsettled
+                    .iter()
+                    .position(|(start, _)| start.run == run);
+                let start = match (open, closed) {
+                    (Some(index), _) => self.unfinished.remove(index),
+                    (None, Some(index)) => self.unsettled.remove(index).0,
+                    (None, None) => return,
+                };
+                if start.in_place && !again {
+                    self.ran.insert(start.identity.key(), start.sha256.clone());
+                }
+                self.unsettled.push((start, again));
+            }
+            Line::Ran { key, sha256 } => {
+                self.ran.insert(key, sha256);
+            }
+            Line::Settled { run } => {
+                self.settled = self.settled.max(run);
+                self.next_run = self.next_run.max(run.saturating_add(1));
+                self.unsettled.retain(|(start, _)| start.run > run);
+            }
+        }
+    }
+
+    /// The random id, by which claims are kept apart.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The number of the next run.
+    #[must_use]
+    pub fn next_run(&self) -> u64 {
+        self.next_run
+    }
+
+    /// Takes the number of the next run for one that is not started.
+    pub fn take_number(&mut self) -> u64 {
+        let run = self.next_run;
+        self.next_run += 1;
+        run
+    }
+
+    /// All runs up to this one have their result, and their scripts are gone.
+    #[must_use]
+    pub fn settled(&self) -> u64 {
+        self.settled
+    }
+
+    /// The SHA-256 of the script of this identity, if it was run on a medium that cannot be written.
+    #[must_use]
+    pub fn ran(&self, identity: &Identity) -> Option<&str> {
+        self.ran.get(&identity.key()).map(String::as_str)
+    }
+
+    /// Which start of this script the next one is, where an interrupted one is owed a further attempt.
+    #[must_use]
+    pub fn next_attempt(&self, identity: &Identity) -> u32 {
+        let owed = self
+            .unsettled
+            .iter()
+            .find(|(start, again)| *again && start.identity.same_place(identity));
+        owed.map_or(1, |(start, _)| start.attempt + u32::from(!start.unstarted))
+    }
+
+    /// Whether the file is still the one that the next gvad will open: a script may have deleted or replaced it.
+    ///
+    /// # Errors
+    /// Those of fstatat(2).
+    pub fn in_place(&self) -> io::Result<bool> {
+        let ours = self.file.metadata()?;
+        match self.dir.look(OsStr::new(NAME)) {
+            Ok(look) => Ok(look.inode == ours.ino() && look.device == ours.dev()),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Makes sure that the next start mark and its end fit, while nothing has been touched for it yet.
+    ///
+    /// # Errors
+    /// `ENOSPC` and the like; the ledger is as it was.
+    pub fn make_room(&mut self) -> io::Result<()> {
+        if self.end + 4 * LONGEST_LINE as u64 > self.capacity {
+            self.write_anew()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Says durably that a run may start.
+    ///
+    /// # Errors
+    /// It is not known whether the mark is on the disk: the run must not start, and the ledger must not be used further.
+    pub fn start(&mut self, start: Start) -> io::Result<()> {
+        self.append(&Line::Start(start.clone()))?;
+        self.sync()?;
+        self.note(Line::Start(start));
+        Ok(())
+    }
+
+    /// Says that a run's result is durable. The next start mark's sync carries it.
+    ///
+    /// # Errors
+    /// As [`Ledger::start`].
+    pub fn end(&mut self, run: u64, again: bool) -> io::Result<()> {
+        self.append(&Line::End { run, again })?;
+        self.note(Line::End { run, again });
+        Ok(())
+    }
+
+    /// Says that the scripts of all finished runs are durably gone.
+    ///
+    /// # Errors
+    /// As [`Ledger::start`].
+    pub fn settle(&mut self) -> io::Result<()> {
+        let owed = self
+            .unsettled
+            .iter()
+            .filter(|(_, again)| *again)
+            .map(|(start, _)| start);
+        let oldest_open = self
+            .unfinished
+            .iter()
+            .chain(owed)
+            .map(|start| start.run)
+            .min();
+        let run = oldest_open.unwrap_or(self.next_run).saturating_sub(1);
+        if run > self.settled {
+            self.append(&Line::Settled { run })?;
+            self.note(Line::Settled { run });
+        }
+        Ok(())
+    }
+
+    /// Makes everything noted so far durable.
+    ///
+    /// # Errors
+    /// As [`Ledger::start`].
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.unsynced = 0;
+        Ok(())
+    }
+
+    fn append(&mut self, line: &Line) -> io::Result<()> {
+        let bytes = line::encode(line)?;
+        if self.end + bytes.len() as u64 > self.capacity {
+            self.write_anew()?;
+        }
+        // What a crash can tear must stay within what reading takes for torn.
+        if self.unsynced + bytes.len() > LONGEST_LINE {
+            self.sync()?;
+        }
+        self.file.write_all_at(&bytes, self.end)?;
+        self.end += bytes.len() as u64;
+        self.unsynced += bytes.len();
+        Ok(())
+    }
+
+    /// Writes the file anew with the lines that still matter, zeros behind them, and puts it in the place of the old one.
+    fn write_anew(&mut self) -> io::Result<()> {
+        let mut bytes = line::encode(&Line::Ledger {
+            id: self.id.clone(),
+            schema: 1,
+        })?;
+        bytes.extend(line::encode(&Line::Settled { run: self.settled })?);
+        for (key, sha256) in &self.ran {
+            bytes.extend(line::encode(&Line::Ran {
+                key: key.clone(),
+                sha256: sha256.clone(),
+            })?);
+        }
+        for (start, again) in &self.unsettled {
+            bytes.extend(line::encode(&Line::Start(start.clone()))?);
+            bytes.extend(line::encode(&Line::End {
+                run: start.run,
+                again: *again,
+            })?);
+        }
+        for start in &self.unfinished {
+            bytes.extend(line::encode(&Line::Start(start.clone()))?);
+        }
+        let end = bytes.len() as u64;
+        let capacity = (end * 2).next_multiple_of(STEP);
+        bytes.resize(usize::try_from(capacity).unwrap_or(usize::MAX), 0);
+        match self.dir.remove_file(OsStr::new(NEW_NAME)) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+            _ => {}
+        }
+        let file = self.dir.create(OsStr::new(NEW_NAME), 0o600)?;
+        let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all());
+        if let Err(err) = written {
+            // Nothing of the old file was touched; what is left of the new one is removed at the next start at the latest.
+            let _ = self.dir.remove_file(OsStr::new(NEW_NAME));
+            return Err(err);
+        }
+        self.dir
+            .rename(OsStr::new(NEW_NAME), &self.dir, OsStr::new(NAME))?;
+        self.dir.sync()?;
+        (self.file, self.end, self.capacity, self.unsynced) = (file, end, capacity, 0);
+        Ok(())
+    }
+}
+
+fn remember_ran(ran: &mut HashMap<String, String>, line: Line) {
+    match line {
+        Line::Ran { key, sha256 } => {
+            ran.insert(key, sha256);
+        }
+        Line::Start(start) if start.in_place => {
+            ran.insert(start.identity.key(), start.sha256);
+        }
+        Line::Start(_) | Line::Ledger { .. } | Line::End { .. } | Line::Settled { .. } => {}
+    }
+}
+
+fn read_all(file: &File) -> io::Result<Vec<u8>> {
+    let size = file.metadata()?.len();
+    if size > LARGEST {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it has {size} bytes, more than any ledger"),
+        ));
+    }
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Gives a ledger that cannot be relied on another name. It is kept: somebody may want to know.
+fn set_aside(dir: &Dir) -> anyhow::Result<String> {
+    for number in 1_u32.. {
+        let name = format!("ledger.bad-{number}");
+        match dir.rename_noreplace(OsStr::new(NAME), dir, OsStr::new(&name)) {
+            Ok(()) => return Ok(name),
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(err) => return Err(err).context("setting a damaged ledger aside"),
+        }
+    }
+    anyhow::bail!("no name is left for a damaged ledger")
+}
+
+/// The names in an output image's `gvad` directory that are run directories, with their numbers.
+///
+/// # Errors
+/// Those of reading a directory.
+pub fn run_directories(dir: &Dir) -> io::Result<Vec<(u64, OsString)>> {
+    let names = dir.names()?.into_iter();
+    Ok(names
+        .filter_map(|name| crate::name::run_number(&name).map(|run| (run, name)))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests;

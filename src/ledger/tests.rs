@@ -1,0 +1,136 @@
+//! The ledger on a real directory.
+
+use super::*;
+use crate::name::ScriptName;
+
+fn open(path: &std::path::Path) -> Opened {
+    Ledger::open(Dir::open(path).unwrap(), 0).unwrap()
+}
+
+fn start(run: u64, in_place: bool) -> Start {
+    Start {
+        run,
+        run_id: format!("{run:06}-a"),
+        identity: Identity {
+            medium: "ext4-x".into(),
+            name: ScriptName::of(OsStr::new("a")),
+            inode: run,
+            size: 1,
+            mtime: (1, 2),
+            ctime: (3, 4),
+        },
+        sha256: "00".into(),
+        attempt: 1,
+        boot_id: "b".into(),
+        started_at: "t".into(),
+        cgroup: None,
+        in_place,
+        unstarted: false,
+        claimed: (5, 6),
+    }
+}
+
+#[test]
+fn what_was_noted_is_there_when_it_is_opened_again() {
+    let base = tempfile::tempdir().unwrap();
+    let mut ledger = open(base.path()).ledger;
+    let id = ledger.id().to_owned();
+    for run in 1..=4 {
+        assert_eq!(ledger.next_run(), run);
+        ledger.start(start(run, run == 3)).unwrap();
+        if run != 2 {
+            ledger.end(run, run == 4).unwrap();
+        }
+    }
+    ledger.settle().unwrap();
+    drop(ledger);
+    let again = open(base.path());
+    assert!(again.set_aside.is_none());
+    let ledger = again.ledger;
+    assert_eq!(
+        (ledger.id(), ledger.next_run(), ledger.settled()),
+        (id.as_str(), 5, 1)
+    );
+    assert_eq!(
+        ledger
+            .unfinished
+            .iter()
+            .map(|start| start.run)
+            .collect::<Vec<_>>(),
+        [2]
+    );
+    assert_eq!(
+        ledger
+            .unsettled
+            .iter()
+            .map(|(start, again)| (start.run, *again))
+            .collect::<Vec<_>>(),
+        [(3, false), (4, true)]
+    );
+    assert_eq!(ledger.ran(&start(3, true).identity), Some("00"));
+    assert_eq!(ledger.ran(&start(1, true).identity), None);
+}
+
+#[test]
+fn a_full_ledger_is_written_anew_and_loses_nothing_that_matters() {
+    let base = tempfile::tempdir().unwrap();
+    let mut ledger = open(base.path()).ledger;
+    for run in 1..=3000 {
+        ledger.make_room().unwrap();
+        ledger.start(start(run, run % 2 == 0)).unwrap();
+        if run != 17 {
+            ledger.end(run, false).unwrap();
+        }
+        if run % 256 == 0 {
+            ledger.settle().unwrap();
+        }
+    }
+    drop(ledger);
+    let ledger = open(base.path()).ledger;
+    assert_eq!(ledger.next_run(), 3001);
+    assert_eq!(
+        ledger
+            .unfinished
+            .iter()
+            .map(|start| start.run)
+            .collect::<Vec<_>>(),
+        [17]
+    );
+    assert!((1..=1500).all(|half| ledger.ran(&start(2 * half, true).identity).is_some()));
+}
+
+#[test]
+fn a_damaged_ledger_is_kept_aside_and_what_was_run_in_place_is_remembered() {
+    let base = tempfile::tempdir().unwrap();
+    let mut ledger = open(base.path()).ledger;
+    let id = ledger.id().to_owned();
+    for run in 1..=5 {
+        ledger.start(start(run, true)).unwrap();
+        ledger.end(run, false).unwrap();
+    }
+    drop(ledger);
+    let path = base.path().join(NAME);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[200] ^= 0x20;
+    std::fs::write(&path, &bytes).unwrap();
+    let opened = open(base.path());
+    assert_eq!(opened.set_aside.as_deref(), Some("ledger.bad-1"));
+    assert_eq!(
+        std::fs::read(base.path().join("ledger.bad-1")).unwrap(),
+        bytes
+    );
+    assert_ne!(opened.ledger.id(), id);
+    assert!(opened.ledger.ran(&start(5, true).identity).is_some());
+}
+
+#[test]
+fn a_deleted_or_replaced_ledger_is_noticed() {
+    let base = tempfile::tempdir().unwrap();
+    let ledger = open(base.path()).ledger;
+    assert!(ledger.in_place().unwrap());
+    std::fs::write(base.path().join("x"), "x").unwrap();
+    std::fs::rename(base.path().join("x"), base.path().join(NAME)).unwrap();
+    assert!(!ledger.in_place().unwrap());
+    std::fs::remove_file(base.path().join(NAME)).unwrap();
+    assert!(!ledger.in_place().unwrap());
+}

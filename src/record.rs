@@ -1,0 +1,269 @@
+//! Recording: the run directory on the output image, made before anything is touched and closed with a durable `result.json`.
+//! When to record what is decided elsewhere.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::name;
+use crate::outcome::RunResult;
+use crate::sys::dir::Dir;
+use crate::sys::file;
+
+const DIRECTORY: &str = "gvad";
+const STDOUT: &str = "stdout";
+const STDERR: &str = "stderr";
+const RESULT: &str = "result.json";
+const UNFINISHED: &str = ".result.json.tmp";
+/// Set aside for a result before its script starts, in bytes; more than any result needs.
+const RESERVED: u64 = 16 * 1024;
+/// A larger `result.json` is none of ours.
+const LARGEST_RESULT: u64 = 1 << 20;
+
+/// The directory in which results are left.
+#[derive(Debug)]
+pub struct OutputDir {
+    root: Dir,
+    gvad: Dir,
+}
+
+/// A run directory in which everything is ready for a script's output and result.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Name of the run.
+    pub run_id: String,
+    /// Takes what the script prints.
+    pub stdout: File,
+    /// Takes what the script prints.
+    pub stderr: File,
+    dir: Dir,
+    result: File,
+}
+
+impl OutputDir {
+    /// Opens `<root>/gvad`, and makes it if need be.
+    ///
+    /// # Errors
+    /// It cannot be made or opened; `ELOOP`: it is a symbolic link.
+    pub fn open(root: Dir) -> io::Result<OutputDir> {
+        let gvad = open_own(&root)?;
+        root.sync()?;
+        Ok(OutputDir { root, gvad })
+    }
+
+    /// `<output>/gvad`.
+    #[must_use]
+    pub fn gvad(&self) -> &Dir {
+        &self.gvad
+    }
+
+    /// Makes a run directory, with room for the result.
+    ///
+    /// # Errors
+    /// The output image is full, read-only or gone; nothing is left behind where that can be helped.
+    pub fn prepare(&self, run: u64, script: &OsStr) -> io::Result<Prepared> {
+        let run_id = name::run_id(run, script);
+        match self.gvad.make_dir(OsStr::new(&run_id), 0o755) {
+            // Left by a gvad that died before its ledger could say anything of it.
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
+                remove_unstarted(&self.gvad, OsStr::new(&run_id))?;
+                self.gvad.make_dir(OsStr::new(&run_id), 0o755)?;
+            }
+            other => other?,
+        }
+        let dir = self.gvad.open_dir(&run_id)?;
+        let files = || -> io::Result<(File, File, File)> {
+            let result = dir.create(OsStr::new(UNFINISHED), 0o644)?;
+            file::reserve(&result, RESERVED)?;
+            Ok((
+                dir.create(OsStr::new(STDOUT), 0o644)?,
+                dir.create(OsStr::new(STDERR), 0o644)?,
+                result,
+            ))
+        };
+        match files() {
+            Ok((stdout, stderr, result)) => Ok(Prepared {
+                run_id,
+                stdout,
+                stderr,
+                dir,
+                result,
+            }),
+            Err(err) => {
+                // The error at hand says more than one from cleaning up would; the next start cleans up too.
+                let _ = remove_unstarted(&self.gvad, OsStr::new(&run_id));
+                Err(err)
+            }
+        }
+    }
+
+    /// Takes a prepared run directory away again: its script is not started.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn discard(&self, prepared: &Prepared) -> io::Result<()> {
+        remove_unstarted(&self.gvad, OsStr::new(&prepared.run_id))
+    }
+
+    /// Makes the result durable: output first, then the result under its own name, then the directories.
+    ///
+    /// # Errors
+    /// It is not known to be durable. The script must stay where it is.
+    pub fn record(&self, prepared: &mut Prepared, result: &RunResult) -> io::Result<()> {
+        match self.write(prepared, result) {
+            // A script is root and may have removed the directory under us; what it printed is still in our hands.
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                self.restore(prepared)?;
+                self.write(prepared, result)
+            }
+            other => other,
+        }
+    }
+
+    fn write(&self, prepared: &Prepared, result: &RunResult) -> io::Result<()> {
+        let mut json = serde_json::to_vec_pretty(result)?;
+        json.push(b'\n');
+        if result.stdout_bytes > 0 {
+            prepared.stdout.sync_data()?;
+        }
+        if result.stderr_bytes > 0 {
+            prepared.stderr.sync_data()?;
+        }
+        prepared.result.write_all_at(&json, 0)?;
+        prepared.result.set_len(json.len() as u64)?;
+        prepared.result.sync_all()?;
+        prepared
+            .dir
+            .rename(OsStr::new(UNFINISHED), &prepared.dir, OsStr::new(RESULT))?;
+        prepared.dir.sync()?;
+        // Of the directory's own name; and a directory that is gone must be noticed, however well the syncs went.
+        self.gvad.look(OsStr::new(&prepared.run_id))?;
+        self.gvad.sync()
+    }
+
+    /// Makes the run directory anew, with what the script printed.
+    fn restore(&self, prepared: &mut Prepared) -> io::Result<()> {
+        let gvad = open_own(&self.root)?;
+        gvad.ensure_dir(OsStr::new(&prepared.run_id), 0o755)?;
+        prepared.dir = gvad.open_dir(&prepared.run_id)?;
+        prepared.dir.remove_contents()?;
+        for (name, file) in [
+            (STDOUT, &mut prepared.stdout),
+            (STDERR, &mut prepared.stderr),
+        ] {
+            let anew = prepared.dir.create(OsStr::new(name), 0o644)?;
+            io::copy(&mut ReadFrom { file, at: 0 }, &mut &anew)?;
+            *file = anew;
+        }
+        prepared.result = prepared.dir.create(OsStr::new(UNFINISHED), 0o644)?;
+        self.root.sync()
+    }
+
+    /// Records a result of a run that nobody saw to its end, in its run directory if that is there. What it printed is kept.
+    ///
+    /// # Errors
+    /// As [`OutputDir::record`].
+    pub fn record_unseen(&self, result: &mut RunResult) -> io::Result<()> {
+        let run_id = OsString::from(&result.run_id);
+        self.gvad.ensure_dir(&run_id, 0o755)?;
+        let dir = self.gvad.open_dir(&run_id)?;
+        let open = |name: &str| match dir.open_write(OsStr::new(name)) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                dir.create(OsStr::new(name), 0o644)
+            }
+            other => other,
+        };
+        let (stdout, stderr, unfinished) = (open(STDOUT)?, open(STDERR)?, open(UNFINISHED)?);
+        result.stdout_bytes = stdout.metadata()?.len();
+        result.stderr_bytes = stderr.metadata()?.len();
+        let mut prepared = Prepared {
+            run_id: result.run_id.clone(),
+            stdout,
+            stderr,
+            dir,
+            result: unfinished,
+        };
+        self.record(&mut prepared, result)
+    }
+}
+
+fn open_own(root: &Dir) -> io::Result<Dir> {
+    root.ensure_dir(OsStr::new(DIRECTORY), 0o755)?;
+    root.open_dir(DIRECTORY)
+}
+
+/// Reads at positions of its own, so that nobody's file offset matters.
+struct ReadFrom<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl io::Read for ReadFrom<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// Removes a run directory whose script was never started.
+///
+/// # Errors
+/// `ENOTEMPTY`: somebody put something of their own there.
+pub fn remove_unstarted(gvad: &Dir, run_id: &OsStr) -> io::Result<()> {
+    let dir = gvad.open_dir(run_id)?;
+    for name in [UNFINISHED, STDOUT, STDERR] {
+        match dir.remove_file(OsStr::new(name)) {
+            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+            _ => {}
+        }
+    }
+    gvad.remove_dir(run_id)
+}
+
+/// The result in the run directory `run_id` of `gvad`; `None` if there is none, or what is there is not one.
+///
+/// # Errors
+/// It cannot be read.
+pub fn result_of(gvad: &Dir, run_id: &OsStr) -> io::Result<Option<RunResult>> {
+    let missing = |err: io::Error| {
+        if err.kind() == io::ErrorKind::NotFound {
+            Ok(None)
+        } else {
+            Err(err)
+        }
+    };
+    let dir = match gvad.open_dir(run_id) {
+        Ok(dir) => dir,
+        Err(err) => return missing(err),
+    };
+    let file = match dir.open_file(RESULT) {
+        Ok(file) => file,
+        Err(err) => return missing(err),
+    };
+    let size = file.metadata()?.len();
+    if size > LARGEST_RESULT {
+        return Ok(None);
+    }
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(serde_json::from_slice(&bytes).ok())
+}
+
+/// Puts `json` into `<output>/gvad/status.json`, whole but not durably.
+///
+/// # Errors
+/// The output image cannot be written.
+pub fn write_status(gvad: &Dir, json: &[u8]) -> io::Result<()> {
+    let (name, unfinished) = (OsStr::new("status.json"), OsStr::new(".status.json.tmp"));
+    let file = match gvad.create(unfinished, 0o644) {
+        Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
+            gvad.remove_file(unfinished)?;
+            gvad.create(unfinished, 0o644)?
+        }
+        other => other?,
+    };
+    file.write_all_at(json, 0)?;
+    gvad.rename(unfinished, gvad, name)
+}

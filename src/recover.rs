@@ -1,0 +1,494 @@
+//! Recovery: what an earlier gvad left behind is brought to a result or made ready to run. The same every time, however often
+//! it is cut short. ARCHITECTURE.md has the table that this file carries out.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tracing::{info, warn};
+
+use crate::claim::ScriptBin;
+use crate::config::{OnInterrupted, Run};
+use crate::ledger::line::{Identity, Start, same_time};
+use crate::ledger::{Ledger, run_directories};
+use crate::name::{ScriptName, run_number, shown};
+use crate::outcome::{Outcome, RunResult};
+use crate::record::{self, OutputDir};
+use crate::sys::cgroup::Cgroup;
+use crate::sys::dir::Look;
+
+/// How long the processes that an earlier gvad left may take to end.
+const LEFTOVERS_END: Duration = Duration::from_secs(10);
+
+/// A claimed script that is to be run before any other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumed {
+    /// Its name.
+    pub name: OsString,
+    /// Which start this will be.
+    pub attempt: u32,
+}
+
+/// What recovery works on.
+#[derive(Debug)]
+pub struct Recovery<'a> {
+    /// Where the scripts are.
+    pub script_bin: &'a ScriptBin,
+    /// Where the results are.
+    pub output: &'a OutputDir,
+    /// What was started.
+    pub ledger: &'a mut Ledger,
+    /// The ledger was made anew beside run directories of an older one.
+    pub ledger_lost: bool,
+    /// What the configuration says of interrupted scripts.
+    pub run: &'a Run,
+    /// This boot.
+    pub boot_id: &'a str,
+    /// A result that could not be recorded when the last session ended.
+    pub pending: Option<RunResult>,
+}
+
+impl Recovery<'_> {
+    /// Does it. Returns what is to be run first, and the results that were recorded on the way.
+    ///
+    /// # Errors
+    /// An image cannot be read or written. Nothing is lost; the next start begins anew.
+    pub async fn recover(mut self) -> anyhow::Result<(Vec<Resumed>, Vec<RunResult>)> {
+        self.end_leftovers().await;
+        let mut results = Vec::new();
+        self.close_started(&mut results)?;
+        self.close_directories(&mut results)?;
+        self.ledger.sync().context("syncing the ledger")?;
+        self.move_unmoved()?;
+        let resumed = self.sort_claims(&mut results)?;
+        self.forgive_absent(&resumed)?;
+        self.report_foreign(&mut results)?;
+        // Only what is durably claimed may be resumed: its next start mark names it as a claim.
+        self.script_bin.sync().context("syncing script-bin")?;
+        if resumed.is_empty() {
+            self.ledger.settle().context("writing the ledger")?;
+        }
+        self.ledger.sync().context("syncing the ledger")?;
+        Ok((resumed, results))
+    }
+
+    /// Ends the processes of runs that were going on when an earlier gvad of this boot died.
+    async fn end_leftovers(&self) {
+        let until = Instant::now() + LEFTOVERS_END;
+        for start in self
+            .ledger
+            .unfinished
+            .iter()
+            .filter(|start| start.boot_id == self.boot_id)
+        {
+            let Some(path) = &start.cgroup else { continue };
+            let group = match Cgroup::find(path.as_ref()) {
+                Ok(Some(group)) => group,
+                Ok(None) => continue,
+                Err(err) => {
+                    warn!(
+                        "looking for what is left of run {}: {path}: {err}",
+                        start.run_id
+                    );
+                    continue;
+                }
+            };
+            while group.populated().unwrap_or(false) && Instant::now() < until {
+                info!(
+                    run = start.run_id,
+                    "ending the processes of an interrupted run"
+                );
+                if let Err(err) = group.kill() {
+                    warn!("ending the processes in {path}: {err}");
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            if let Err(err) = group.remove() {
+                warn!("removing the control group {path}: {err}");
+            }
+        }
+    }
+
+    /// Every start mark without an end comes to one.
+    fn close_started(&mut self, results: &mut Vec<RunResult>) -> anyhow::Result<()> {
+        for start in self.ledger.unfinished.clone() {
+            let run_id = OsStr::new(&start.run_id);
+            let again = if record::result_of(self.output.gvad(), run_id)
+                .context("reading a result")?
+                .is_some()
+            {
+                false
+            } else if start.unstarted {
+                self.remove_directory(run_id)?;
+                true
+            } else {
+                self.interrupt(&start, results)?
+            };
+            self.ledger
+                .end(start.run, again)
+                .context("writing the ledger")?;
+        }
+        Ok(())
+    }
+
+    /// Records that a run was interrupted. True if its script is to be started again.
+    fn interrupt(&mut self, start: &Start, results: &mut Vec<RunResult>) -> anyhow::Result<bool> {
+        let pending = self.pending.take_if(|result| result.run_id == start.run_id);
+        let seen = pending.is_some();
+        let again = !seen
+            && self.run.on_interrupted == OnInterrupted::Rerun
+            && start.attempt < self.run.max_attempts;
+        let mut result = pending.unwrap_or_else(|| {
+            let died = if start.boot_id == self.boot_id {
+                "gvad died"
+            } else {
+                "the machine or gvad died"
+            };
+            let next = if again {
+                format!(
+                    "it is started again, attempt {} of {}",
+                    start.attempt + 1,
+                    self.run.max_attempts
+                )
+            } else {
+                "it is not run again".to_owned()
+            };
+            let reason = format!("{died} while it may have been running; {next}");
+            RunResult {
+                sha256: Some(start.sha256.clone()),
+                attempt: start.attempt,
+                started_at: Some(start.started_at.clone()),
+                boot_id: start.boot_id.clone(),
+                ..RunResult::unseen(
+                    start.run_id.clone(),
+                    start.identity.name.clone(),
+                    Outcome::Interrupted,
+                    reason,
+                )
+            }
+        });
+        if again {
+            // Said before the result is there: a crash between the two must not take the next attempt away.
+            self.ledger
+                .end(start.run, true)
+                .context("writing the ledger")?;
+            self.ledger.sync().context("syncing the ledger")?;
+        }
+        self.output
+            .record_unseen(&mut result)
+            .with_context(|| format!("recording {}", start.run_id))?;
+        results.push(result);
+        Ok(again)
+    }
+
+    /// Every run directory without a result is one whose script was not started, or one whose start mark was lost.
+    fn close_directories(&mut self, results: &mut Vec<RunResult>) -> anyhow::Result<()> {
+        let settled = if self.ledger_lost {
+            0
+        } else {
+            self.ledger.settled()
+        };
+        let marked: HashSet<String> = self
+            .ledger
+            .unsettled
+            .iter()
+            .filter(|(start, _)| !start.unstarted)
+            .map(|(start, _)| start.run_id.clone())
+            .collect();
+        let directories =
+            run_directories(self.output.gvad()).context("listing the run directories")?;
+        for (_, run_id) in directories.into_iter().filter(|(run, _)| *run > settled) {
+            if record::result_of(self.output.gvad(), &run_id)
+                .context("reading a result")?
+                .is_some()
+            {
+                continue;
+            }
+            let text = run_id.to_string_lossy().into_owned();
+            if marked.contains(&text) {
+                // Its end was noted, so it was interrupted and is being started again, but the result did not reach the disk.
+                self.record_lost(
+                    text,
+                    "gvad or the machine died while it may have been running; it is started again",
+                    results,
+                )?;
+            } else if self.ledger_lost {
+                self.record_lost(
+                    text,
+                    "the ledger was lost: it may have been running; it is not run again",
+                    results,
+                )?;
+            } else {
+                self.remove_directory(&run_id)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn record_lost(
+        &self,
+        run_id: String,
+        reason: &str,
+        results: &mut Vec<RunResult>,
+    ) -> anyhow::Result<()> {
+        let start = self
+            .ledger
+            .unsettled
+            .iter()
+            .map(|(start, _)| start)
+            .find(|start| start.run_id == run_id);
+        let script = run_id.split_once('-').map_or("", |(_, script)| script);
+        let name = start.map_or_else(
+            || ScriptName::of(OsStr::new(script)),
+            |start| start.identity.name.clone(),
+        );
+        let mut result = RunResult {
+            attempt: start.map_or(1, |start| start.attempt),
+            sha256: start.map(|start| start.sha256.clone()),
+            started_at: start.map(|start| start.started_at.clone()),
+            boot_id: start.map_or_else(String::new, |start| start.boot_id.clone()),
+            ..RunResult::unseen(
+                run_id.clone(),
+                name,
+                Outcome::Interrupted,
+                reason.to_owned(),
+            )
+        };
+        self.output
+            .record_unseen(&mut result)
+            .with_context(|| format!("recording {run_id}"))?;
+        results.push(result);
+        Ok(())
+    }
+
+    fn remove_directory(&self, run_id: &OsStr) -> anyhow::Result<()> {
+        match record::remove_unstarted(self.output.gvad(), run_id) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                warn!(
+                    "{} belongs to no run that was started, and is not empty: it is left",
+                    shown(run_id)
+                );
+                Ok(())
+            }
+            other => other
+                .with_context(|| format!("removing the unused run directory {}", shown(run_id))),
+        }
+    }
+
+    /// Claims that have come to a result are deleted; the others are resumed.
+    fn sort_claims(&mut self, results: &mut Vec<RunResult>) -> anyhow::Result<Vec<Resumed>> {
+        let Some(claims) = &self.script_bin.claims else {
+            return Ok(Vec::new());
+        };
+        let mut names = claims.names().context("listing the claims")?;
+        names.sort_unstable();
+        let mut resumed = Vec::new();
+        for name in names {
+            let look = claims
+                .look(&name)
+                .with_context(|| format!("looking at the claim {}", shown(&name)))?;
+            let identity = Identity::of(&self.script_bin.medium, &name, &look);
+            let last = self.ledger.unsettled.iter().rev().find(|(start, _)| {
+                start.identity.name == identity.name && start.identity.inode == identity.inode
+            });
+            match last {
+                None => resumed.push(Resumed { name, attempt: 1 }),
+                Some((start, true)) => {
+                    resumed.push(Resumed {
+                        name,
+                        attempt: start.attempt + u32::from(!start.unstarted),
+                    });
+                }
+                Some((start, false)) => {
+                    let fresh = identity.inode == 0 && !start.identity.same_file(&identity);
+                    if fresh {
+                        resumed.push(Resumed { name, attempt: 1 });
+                        continue;
+                    }
+                    if !same_time(start.claimed, (look.ctime.secs, look.ctime.nanos)) {
+                        self.report_ambiguous(&name, results)?;
+                    }
+                    self.script_bin
+                        .delete(&name)
+                        .with_context(|| format!("deleting the claim {}", shown(&name)))?;
+                }
+            }
+        }
+        Ok(resumed)
+    }
+
+    /// The file that was run stands there again, or still, with another ctime: a second hand-over of the same inode, or a trace of
+    /// something else. It is not known, so it is not run.
+    fn report_ambiguous(
+        &mut self,
+        name: &OsStr,
+        results: &mut Vec<RunResult>,
+    ) -> anyhow::Result<()> {
+        let reason = "the same file was run before and then claimed again when gvad or the machine died: \
+                      whether it was started again is not known; it is not run again";
+        self.report(name, reason, results)
+    }
+
+    fn report(
+        &mut self,
+        name: &OsStr,
+        reason: &str,
+        results: &mut Vec<RunResult>,
+    ) -> anyhow::Result<()> {
+        let run = self.ledger.take_number();
+        let run_id = crate::name::run_id(run, name);
+        let mut result = RunResult {
+            boot_id: self.boot_id.to_owned(),
+            ..RunResult::unseen(
+                run_id,
+                ScriptName::of(name),
+                Outcome::Interrupted,
+                reason.to_owned(),
+            )
+        };
+        self.output
+            .record_unseen(&mut result)
+            .with_context(|| format!("recording {}", result.run_id))?;
+        results.push(result);
+        Ok(())
+    }
+
+    /// A claim whose rename did not reach the disk: the file stands under its old name, as it was before the claim.
+    fn move_unmoved(&mut self) -> anyhow::Result<()> {
+        let Some(claims) = &self.script_bin.claims else {
+            return Ok(());
+        };
+        for (start, again) in self
+            .ledger
+            .unsettled
+            .iter()
+            .filter(|(start, _)| !start.in_place)
+        {
+            let Some(name) = start.identity.name.file_name() else {
+                continue;
+            };
+            let look = match self.script_bin.dir.look(&name) {
+                Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
+                other => other.with_context(|| format!("looking at {}", shown(&name)))?,
+            };
+            if !start
+                .identity
+                .same(&Identity::of(&self.script_bin.medium, &name, &look))
+            {
+                continue;
+            }
+            info!(
+                script = shown(&name),
+                run = start.run_id,
+                "was started already; its claim did not reach the disk"
+            );
+            self.script_bin
+                .dir
+                .rename(&name, claims, &name)
+                .with_context(|| format!("claiming {}", shown(&name)))?;
+            if !again {
+                self.script_bin
+                    .delete(&name)
+                    .with_context(|| format!("deleting {}", shown(&name)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A further attempt that is owed to a script that is there no longer is owed no more.
+    fn forgive_absent(&mut self, resumed: &[Resumed]) -> anyhow::Result<()> {
+        let owed: Vec<Start> = self
+            .ledger
+            .unsettled
+            .iter()
+            .filter(|(_, again)| *again)
+            .map(|(start, _)| start.clone())
+            .collect();
+        for start in owed {
+            let Some(name) = start.identity.name.file_name() else {
+                continue;
+            };
+            let claimed = resumed.iter().any(|resumed| resumed.name == name);
+            let lies = start.in_place
+                && self.script_bin.dir.look(&name).is_ok_and(|look| {
+                    start
+                        .identity
+                        .same(&Identity::of(&self.script_bin.medium, &name, &look))
+                });
+            if !claimed && !lies {
+                self.ledger
+                    .end(start.run, false)
+                    .context("writing the ledger")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Claims that were made for another ledger: its output image is not here, so nobody knows whether they were started.
+    fn report_foreign(&mut self, results: &mut Vec<RunResult>) -> anyhow::Result<()> {
+        if self.script_bin.shared {
+            return Ok(()); // another machine's, and alive for all we know
+        }
+        let Some(all) = self.script_bin.all_claims().context("opening the claims")? else {
+            return Ok(());
+        };
+        let others = self
+            .script_bin
+            .other_ledgers(self.ledger.id())
+            .context("listing the claims of other ledgers")?;
+        for other in others {
+            let dir = match all.open_dir(&other) {
+                Ok(dir) => dir,
+                Err(err) => {
+                    warn!(
+                        "looking at the claims in {}: {err}; they are left",
+                        shown(&other)
+                    );
+                    continue;
+                }
+            };
+            let mut names = dir
+                .names()
+                .context("listing the claims of another ledger")?;
+            names.sort_unstable();
+            for name in names {
+                if dir
+                    .look(&name)
+                    .is_ok_and(|look: Look| look.kind != crate::sys::dir::Kind::Regular)
+                {
+                    continue;
+                }
+                warn!(
+                    script = shown(&name),
+                    ledger = shown(&other),
+                    "was claimed by a gvad with another output image"
+                );
+                let reason = "it was claimed by a gvad that wrote to another output image or lost its ledger: \
+                              it may have been started; it is not run again";
+                self.report(&name, reason, results)?;
+                dir.remove_file(&name)
+                    .with_context(|| format!("deleting the claim {}", shown(&name)))?;
+            }
+            // Something that is no claim may be left in it; then it stays.
+            let _ = all.remove_dir(&other);
+        }
+        Ok(())
+    }
+}
+
+/// The highest run number of which there is a directory; 0 if there is none.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn last_directory(output: &OutputDir) -> io::Result<u64> {
+    let names = output.gvad().names()?;
+    Ok(names
+        .iter()
+        .filter_map(|name| run_number(name))
+        .max()
+        .unwrap_or(0))
+}

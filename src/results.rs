@@ -1,0 +1,157 @@
+//! `gvad results`: the results under an output directory, for people as a table, for programs as JSON lines.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+use crate::ledger::run_directories;
+use crate::outcome::RunResult;
+use crate::record;
+use crate::sys::dir::Dir;
+
+/// One run directory.
+#[derive(Debug)]
+pub struct Entry {
+    /// Name of the run.
+    pub run_id: String,
+    /// Its result; `None` while it runs, or if it was cut off and no gvad has been started since.
+    pub result: Option<RunResult>,
+}
+
+/// Reads the results under `directory`, which is an output directory or the `gvad` directory in it, by run number.
+///
+/// # Errors
+/// It is neither, or cannot be read.
+pub fn read(directory: &Path) -> anyhow::Result<Vec<Entry>> {
+    let top = Dir::open(directory).with_context(|| format!("opening {}", directory.display()))?;
+    let gvad = match top.open_dir("gvad") {
+        Ok(gvad) => gvad,
+        Err(err) if err.kind() == io::ErrorKind::NotFound => top,
+        Err(err) => {
+            return Err(err)
+                .with_context(|| format!("opening {}", directory.join("gvad").display()));
+        }
+    };
+    let mut runs: Vec<(u64, OsString)> =
+        run_directories(&gvad).context("listing the run directories")?;
+    let known = |name: &str| gvad.look(name.as_ref()).is_ok();
+    if runs.is_empty() && !known("ledger") && !known("status.json") {
+        bail!(
+            "{} is no output directory of gvad: there is neither gvad/ in it nor a run directory",
+            directory.display()
+        );
+    }
+    runs.sort_unstable();
+    runs.into_iter()
+        .map(|(_, name)| {
+            let run_id = name.to_string_lossy().into_owned();
+            let result = record::result_of(&gvad, &name)
+                .with_context(|| format!("reading the result of {run_id}"))?;
+            Ok(Entry { run_id, result })
+        })
+        .collect()
+}
+
+/// Writes the results as JSON, one a line. A run without a result has no line.
+///
+/// # Errors
+/// `out` cannot be written.
+pub fn write_json(entries: &[Entry], out: &mut impl Write) -> anyhow::Result<()> {
+    for result in entries.iter().filter_map(|entry| entry.result.as_ref()) {
+        serde_json::to_writer(&mut *out, result)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(())
+}
+
+/// Writes the results as a table, with a last line that counts them.
+///
+/// # Errors
+/// `out` cannot be written.
+pub fn write_table(entries: &[Entry], out: &mut impl Write) -> anyhow::Result<()> {
+    if entries.is_empty() {
+        writeln!(out, "no results yet")?;
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "RUN", "OUTCOME", "DETAIL", "STARTED", "DURATION", "STDOUT", "STDERR", "REASON",
+    ]);
+    for entry in entries {
+        table.add_row(match &entry.result {
+            Some(result) => row(&entry.run_id, result),
+            None => [entry.run_id.clone(), "no result yet".to_owned()]
+                .into_iter()
+                .chain(vec![String::new(); 6])
+                .collect(),
+        });
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    for column in [4, 5, 6] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for line in table.lines() {
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    let succeeded = entries
+        .iter()
+        .filter(|entry| entry.result.as_ref().is_some_and(|result| result.success))
+        .count();
+    let open = entries
+        .iter()
+        .filter(|entry| entry.result.is_none())
+        .count();
+    let failed = entries.len() - succeeded - open;
+    write!(
+        out,
+        "\n{} runs: {succeeded} succeeded, {failed} failed",
+        entries.len()
+    )?;
+    if open > 0 {
+        write!(out, ", {open} without a result")?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+fn row(run_id: &str, result: &RunResult) -> Vec<String> {
+    let truncated =
+        |bytes: u64, cut: bool| format!("{}{}", size(bytes), if cut { " (cut)" } else { "" });
+    vec![
+        run_id.to_owned(),
+        result.outcome.to_string(),
+        result.detail(),
+        result.started_at.clone().unwrap_or_default(),
+        result.duration_ms.map(duration).unwrap_or_default(),
+        truncated(result.stdout_bytes, result.stdout_truncated),
+        truncated(result.stderr_bytes, result.stderr_truncated),
+        result.reason.clone().unwrap_or_default(),
+    ]
+}
+
+fn duration(millis: u64) -> String {
+    match millis {
+        0..60_000 => format!("{}.{:03} s", millis / 1000, millis % 1000),
+        _ => humantime::format_duration(std::time::Duration::from_secs(millis / 1000)).to_string(),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    let units = [("GiB", 1_u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.iter().find(|(_, factor)| bytes >= *factor) {
+        Some((unit, factor)) => {
+            format!("{}.{} {unit}", bytes / factor, bytes % factor * 10 / factor)
+        }
+        None => format!("{bytes} B"),
+    }
+}

@@ -1,0 +1,378 @@
+//! What gvad is doing: kept here in one place, shown to systemd, to `gvad status`, and in `status.json` on the output image.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::image::Image;
+use crate::name::ScriptName;
+use crate::outcome::RunResult;
+use crate::sys::dir::Dir;
+use crate::{record, systemd};
+
+/// So many failures are remembered.
+const LAST_FAILURES: usize = 10;
+/// So many passed-over files are listed.
+const LISTED: usize = 100;
+/// Changes that follow one another more closely than this are written together.
+const WRITE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What gvad is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// It reads its configuration and cleans up after an earlier gvad.
+    Starting,
+    /// The application image is not there yet.
+    WaitingForApplication,
+    /// A data image that must be there is not.
+    WaitingForData,
+    /// No result could be recorded.
+    WaitingForOutput,
+    /// No script waits.
+    Idle,
+    /// A script runs.
+    Running,
+    /// It was asked to stop.
+    Stopping,
+    /// It has unmounted everything.
+    Stopped,
+}
+
+/// All that is known. The shape of `status.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// 1.
+    pub schema: u32,
+    /// What gvad is about.
+    pub state: State,
+    /// What keeps it from going on, for people.
+    pub problem: Option<String>,
+    /// Process id.
+    pub pid: u32,
+    /// This boot.
+    pub boot_id: String,
+    /// The gvad that says this.
+    pub gvad_version: String,
+    /// What is mounted.
+    pub images: Vec<ImageStatus>,
+    /// The script that runs.
+    pub running: Option<RunningStatus>,
+    /// How many scripts.
+    pub counts: Counts,
+    /// The newest last.
+    pub last_failures: VecDeque<RunResult>,
+    /// What is in script-bin and is not run.
+    pub passed_over: Vec<PassedOver>,
+    /// How many of these there are in all.
+    pub passed_over_count: usize,
+}
+
+/// A mounted image.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageStatus {
+    /// `application`, `data` or `output`.
+    pub role: String,
+    /// As configured.
+    pub source: String,
+    /// What it is on.
+    pub device: String,
+    /// Where.
+    pub mount_point: String,
+    /// Type of the file system, or `directory`.
+    pub fstype: String,
+    /// It cannot be written.
+    pub read_only: bool,
+}
+
+/// A running script.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RunningStatus {
+    /// Its name.
+    #[serde(flatten)]
+    pub name: ScriptName,
+    /// Name of the run.
+    pub run_id: String,
+    /// 1 for the first.
+    pub attempt: u32,
+    /// Process id.
+    pub pid: i32,
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// How long it has been running, when this was written.
+    pub duration_ms: u64,
+    /// When by the monotonic clock.
+    #[serde(skip)]
+    pub since: Option<Instant>,
+}
+
+/// Numbers of scripts since gvad was started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Wait to be run, by the last look.
+    pub waiting: usize,
+    /// Exited with 0.
+    pub succeeded: u64,
+    /// Everything else.
+    pub failed: u64,
+}
+
+/// Something in script-bin that is not run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// Its name.
+    #[serde(flatten)]
+    pub name: ScriptName,
+    /// Why.
+    pub reason: String,
+}
+
+impl ImageStatus {
+    /// Of an image in use.
+    #[must_use]
+    pub fn of(image: &Image) -> ImageStatus {
+        ImageStatus {
+            role: image.role.to_string(),
+            source: image.source.clone(),
+            device: image.device.display().to_string(),
+            mount_point: image.path.display().to_string(),
+            fstype: image.fstype.clone(),
+            read_only: image.read_only,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            State::Starting => "starting",
+            State::WaitingForApplication => "waiting for the application image",
+            State::WaitingForData => "waiting for the data image",
+            State::WaitingForOutput => "waiting for the output image",
+            State::Idle => "idle",
+            State::Running => "running",
+            State::Stopping => "stopping",
+            State::Stopped => "stopped",
+        })
+    }
+}
+
+/// The one place. Cheap to clone; all clones are the same board.
+#[derive(Debug, Clone)]
+pub struct Board(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    status: RefCell<Status>,
+    line: RefCell<String>,
+    output: RefCell<Option<Dir>>,
+    changed: Notify,
+}
+
+impl Board {
+    /// A board for this process.
+    #[must_use]
+    pub fn new(boot_id: String) -> Board {
+        let status = Status {
+            schema: 1,
+            state: State::Starting,
+            problem: None,
+            pid: std::process::id(),
+            boot_id,
+            gvad_version: env!("CARGO_PKG_VERSION").to_owned(),
+            images: Vec::new(),
+            running: None,
+            counts: Counts::default(),
+            last_failures: VecDeque::new(),
+            passed_over: Vec::new(),
+            passed_over_count: 0,
+        };
+        Board(Rc::new(Inner {
+            status: RefCell::new(status),
+            line: RefCell::default(),
+            output: RefCell::default(),
+            changed: Notify::new(),
+        }))
+    }
+
+    /// Changes what is on it, and lets everybody see.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.0.status.borrow_mut());
+        let line = self.0.status.borrow().line();
+        if *self.0.line.borrow() != line {
+            systemd::status(&line);
+            self.0.line.replace(line);
+        }
+        self.0.changed.notify_one();
+    }
+
+    /// The state and what keeps gvad from going on.
+    pub fn state(&self, state: State, problem: Option<String>) {
+        let same = |status: &Status| status.state == state && status.problem == problem;
+        if !same(&self.0.status.borrow()) {
+            self.update(|status| (status.state, status.problem) = (state, problem));
+        }
+    }
+
+    /// A script has come to its result.
+    pub fn finished(&self, result: &RunResult) {
+        self.update(|status| {
+            status.running = None;
+            if result.success {
+                status.counts.succeeded += 1;
+            } else {
+                status.counts.failed += 1;
+                status.last_failures.push_back(result.clone());
+                if status.last_failures.len() > LAST_FAILURES {
+                    status.last_failures.pop_front();
+                }
+            }
+        });
+    }
+
+    /// What the last look at script-bin gave.
+    pub fn listing(&self, waiting: usize, passed_over: &[PassedOver]) {
+        let same = {
+            let status = self.0.status.borrow();
+            let names = status.passed_over.iter().zip(passed_over);
+            status.counts.waiting == waiting
+                && status.passed_over_count == passed_over.len()
+                && names
+                    .into_iter()
+                    .all(|(old, new)| old.name == new.name && old.reason == new.reason)
+        };
+        if !same {
+            self.update(|status| {
+                status.counts.waiting = waiting;
+                status.passed_over = passed_over.iter().take(LISTED).cloned().collect();
+                status.passed_over_count = passed_over.len();
+            });
+        }
+    }
+
+    /// A copy of what is on it now.
+    #[must_use]
+    pub fn read(&self) -> Status {
+        let mut status = self.0.status.borrow().clone();
+        if let Some(running) = &mut status.running {
+            let since = running
+                .since
+                .map(|since| since.elapsed())
+                .unwrap_or_default();
+            running.duration_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        }
+        status
+    }
+
+    /// From now on `status.json` is kept in this directory; or nowhere, and the last state is written.
+    pub fn set_output(&self, gvad: Option<Dir>) {
+        self.write();
+        self.0.output.replace(gvad);
+        self.0.changed.notify_one();
+    }
+
+    /// Writes `status.json` at each change.
+    pub async fn keep_written(self) {
+        loop {
+            self.0.changed.notified().await;
+            self.write();
+            tokio::time::sleep(WRITE_PAUSE).await;
+        }
+    }
+
+    fn write(&self) {
+        let output = self.0.output.borrow();
+        let Some(gvad) = output.as_ref() else { return };
+        let json = serde_json::to_vec_pretty(&self.read()).unwrap_or_default();
+        if let Err(err) = record::write_status(gvad, &json) {
+            // A full or dead output image is told where it matters; this is only a copy.
+            tracing::debug!("writing status.json: {err}");
+        }
+    }
+}
+
+impl Status {
+    /// In one line, for systemd.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let counts = format!(
+            "{} succeeded, {} failed",
+            self.counts.succeeded, self.counts.failed
+        );
+        match (&self.problem, &self.running) {
+            (Some(problem), _) => format!("{}: {problem}; {counts}", self.state),
+            (None, Some(running)) => format!("running {}; {counts}", running.name),
+            (None, None) => format!("{}; {counts}", self.state),
+        }
+    }
+}
+
+/// For people.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "gvad {} (pid {}) is {}",
+            self.gvad_version, self.pid, self.state
+        )?;
+        if let Some(problem) = &self.problem {
+            writeln!(f, "  problem: {problem}")?;
+        }
+        for image in &self.images {
+            let mode = if image.read_only {
+                "read-only"
+            } else {
+                "writable"
+            };
+            writeln!(
+                f,
+                "  {:<12} {} ({}, {mode}) at {}, from {}",
+                image.role, image.device, image.fstype, image.mount_point, image.source
+            )?;
+        }
+        if let Some(running) = &self.running {
+            let time = humantime::format_duration(Duration::from_secs(running.duration_ms / 1000));
+            writeln!(
+                f,
+                "  running      {} for {time} (run {}, pid {})",
+                running.name, running.run_id, running.pid
+            )?;
+        }
+        let Counts {
+            waiting,
+            succeeded,
+            failed,
+        } = self.counts;
+        writeln!(
+            f,
+            "  scripts      {waiting} waiting, {succeeded} succeeded, {failed} failed"
+        )?;
+        for failure in &self.last_failures {
+            let reason = failure.reason.as_deref().unwrap_or_default();
+            let detail = [failure.detail(), reason.to_owned()]
+                .into_iter()
+                .filter(|text| !text.is_empty());
+            let detail = detail.collect::<Vec<_>>().join(", ");
+            writeln!(
+                f,
+                "  failed       {}: {} ({detail})",
+                failure.run_id, failure.outcome
+            )?;
+        }
+        for passed in &self.passed_over {
+            writeln!(f, "  passed over  {}: {}", passed.name, passed.reason)?;
+        }
+        let more = self
+            .passed_over_count
+            .saturating_sub(self.passed_over.len());
+        if more > 0 {
+            writeln!(f, "  passed over  {more} more")?;
+        }
+        Ok(())
+    }
+}

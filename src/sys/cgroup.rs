@@ -1,0 +1,179 @@
+//! Control groups, version 2: a group for a tree of processes, and the end of all of them by one write.
+//!
+//! Relies on the kernel's Documentation/admin-guide/cgroup-v2.rst; `cgroup.kill` came with Linux 5.14.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::dir::Dir;
+use super::mountinfo;
+
+/// The place in the hierarchy where this process may make groups: its own group.
+#[derive(Debug, Clone)]
+pub struct Parent {
+    path: PathBuf,
+}
+
+/// A group.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    dir: Dir,
+}
+
+/// Finds this process's own group, wherever version 2 is mounted; `None` if it is not to be had.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn own() -> io::Result<Option<Parent>> {
+    let text = fs::read("/proc/self/cgroup")?;
+    let own = text
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"0::"));
+    let mount = mountinfo::list()?
+        .into_iter()
+        .rev()
+        .find(|mount| mount.fstype == "cgroup2");
+    let (Some(own), Some(mount)) = (own, mount) else {
+        return Ok(None);
+    };
+    let own = Path::new(OsStr::from_bytes(own));
+    let relative = own.strip_prefix(&mount.root).unwrap_or(own);
+    let path = mount
+        .path
+        .join(relative.strip_prefix("/").unwrap_or(relative));
+    Ok(path.is_dir().then_some(Parent { path }))
+}
+
+impl Parent {
+    /// Makes the group `name`; an empty one of that name that is there already will do.
+    ///
+    /// # Errors
+    /// Those of mkdir(2); `EOPNOTSUPP` where the kernel has no `cgroup.kill`.
+    pub fn make(&self, name: &str) -> io::Result<Cgroup> {
+        let path = self.path.join(name);
+        match fs::create_dir(&path) {
+            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
+            _ => {}
+        }
+        let group = Cgroup {
+            dir: Dir::open(&path)?,
+            path,
+        };
+        if group.path.join("cgroup.kill").exists() {
+            return Ok(group);
+        }
+        fs::remove_dir(&group.path)?;
+        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+}
+
+impl Cgroup {
+    /// The group at `path`, if it is there.
+    ///
+    /// # Errors
+    /// Those of open(2) but `ENOENT`; a path outside of any version 2 hierarchy is `EINVAL`.
+    pub fn find(path: &Path) -> io::Result<Option<Cgroup>> {
+        let inside = mountinfo::list()?
+            .iter()
+            .any(|mount| mount.fstype == "cgroup2" && path.starts_with(&mount.path));
+        let plain = path
+            .components()
+            .all(|part| !matches!(part, std::path::Component::ParentDir));
+        if !inside || !plain {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        match Dir::open(path) {
+            Ok(dir) => Ok(Some(Cgroup {
+                path: path.to_owned(),
+                dir,
+            })),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The directory, for `CLONE_INTO_CGROUP`.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Whether any process is in it or in a group below it.
+    ///
+    /// # Errors
+    /// Those of reading `cgroup.events`.
+    pub fn populated(&self) -> io::Result<bool> {
+        Ok(self.number("cgroup.events", "populated")? != Some(0))
+    }
+
+    /// Sends SIGKILL to every process in it and below, those that are just being forked included.
+    ///
+    /// # Errors
+    /// Those of writing `cgroup.kill`.
+    pub fn kill(&self) -> io::Result<()> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+    }
+
+    /// Processor time of all that ever ran in it: in user mode, and in the kernel.
+    ///
+    /// # Errors
+    /// Those of reading `cpu.stat`.
+    pub fn cpu_time(&self) -> io::Result<(Duration, Duration)> {
+        let read = |key| {
+            self.number("cpu.stat", key)
+                .map(|micros| Duration::from_micros(micros.unwrap_or(0)))
+        };
+        Ok((read("user_usec")?, read("system_usec")?))
+    }
+
+    /// How many of its processes the OOM killer ended; `None` without the memory controller.
+    #[must_use]
+    pub fn oom_kills(&self) -> Option<u64> {
+        self.number("memory.events", "oom_kill").ok().flatten()
+    }
+
+    fn number(&self, file: &str, key: &str) -> io::Result<Option<u64>> {
+        let text = fs::read_to_string(self.path.join(file))?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        Ok(value.and_then(|digits| digits.trim().parse().ok()))
+    }
+
+    /// Removes it and the groups that its processes made in it.
+    ///
+    /// # Errors
+    /// `EBUSY`: a process is in it.
+    pub fn remove(self) -> io::Result<()> {
+        remove_groups(&self.path, 0)
+    }
+}
+
+/// Groups nest to a depth that the kernel and the path length bound; a script gains nothing by going deeper than this.
+const DEEPEST: usize = 64;
+
+fn remove_groups(path: &Path, depth: usize) -> io::Result<()> {
+    if fs::remove_dir(path).is_ok() {
+        return Ok(());
+    }
+    if depth < DEEPEST {
+        for entry in fs::read_dir(path)?.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove_groups(&entry.path(), depth + 1)?;
+            }
+        }
+    }
+    fs::remove_dir(path)
+}

@@ -1,0 +1,94 @@
+//! Open files: read leases, room on the file system, preallocation. Names are for `dir`.
+//!
+//! Relies on fcntl(2) (`F_SETLEASE`), fallocate(2), statvfs(3), statfs(2).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+
+/// What came of asking for a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    /// Nobody in this machine has the file open for writing, and whoever tries now waits until the file is closed here
+    /// (or `/proc/sys/fs/lease-break-time` has passed).
+    Held,
+    /// Somebody has it open for writing.
+    Writer,
+    /// The file system has no leases.
+    Unsupported,
+}
+
+/// Asks for a read lease on `file`, which must be open for reading only. Closing the file ends it. The signal of a lease that is to be
+/// broken is SIGIO: [`super::process::ignore_sigio`] must have been called.
+///
+/// # Errors
+/// Those of fcntl(2) that are no answer to the question.
+pub fn read_lease(file: &File) -> io::Result<Lease> {
+    match set_lease(file, libc::F_RDLCK) {
+        Ok(()) => Ok(Lease::Held),
+        Err(Errno::EAGAIN) => Ok(Lease::Writer),
+        Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+            Ok(Lease::Unsupported)
+        }
+        Err(err) => Err(err.into()),
+    }
+}
+
+#[expect(unsafe_code, reason = "nix has no F_SETLEASE")]
+fn set_lease(file: &File, kind: libc::c_int) -> nix::Result<()> {
+    // SAFETY: the descriptor is open for the time of the call; F_SETLEASE takes an int and touches no memory of ours.
+    let answer = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+    Errno::result(answer).map(drop)
+}
+
+/// Sets blocks aside for the first `len` bytes, so that writing them later cannot fail for want of room.
+///
+/// # Errors
+/// `ENOSPC` and others of fallocate(2); a file system that cannot preallocate is no error.
+pub fn reserve(file: &File, len: u64) -> io::Result<()> {
+    let len = libc::off_t::try_from(len).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))?;
+    match fallocate(file, FallocateFlags::empty(), 0, len) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// How a file system stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Bytes that may still be written.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// It is mounted (or was made by an error) read-only.
+    pub read_only: bool,
+    /// Programs on it cannot be executed.
+    pub noexec: bool,
+}
+
+/// How the file system of `file` stands.
+///
+/// # Errors
+/// Those of fstatvfs(3).
+pub fn room(file: impl AsFd) -> io::Result<Room> {
+    let stat = fstatvfs(file)?;
+    let fragment = stat.fragment_size();
+    Ok(Room {
+        free: stat.blocks_free().saturating_mul(fragment),
+        total: stat.blocks().saturating_mul(fragment),
+        read_only: stat.flags().contains(FsFlags::ST_RDONLY),
+        noexec: stat.flags().contains(FsFlags::ST_NOEXEC),
+    })
+}
+
+/// The file system's own identifier, for those whose superblock nobody has read (directories used in place).
+///
+/// # Errors
+/// Those of fstatvfs(3).
+pub fn file_system_id(file: impl AsFd) -> io::Result<String> {
+    Ok(format!("fsid-{:x}", fstatvfs(file)?.filesystem_id()))
+}

@@ -1,0 +1,17 @@
+//! The kernel, one facility a file. Everything `unsafe`, and every use of `nix`, `libc` and `sys_mount`, stands here; nothing
+//! here knows what a script, a run or a configuration is.
+
+pub mod blockdev;
+pub mod cgroup;
+pub mod dir;
+pub mod file;
+pub mod lock;
+pub mod loopdev;
+pub mod mount;
+pub mod mountinfo;
+pub mod partition;
+pub mod pipe;
+pub mod process;
+pub mod ready;
+pub mod spawn;
+pub mod superblock;

@@ -1,0 +1,51 @@
+//! Pipes, and moving what is in them to a file without a copy through this process: pipe(2), splice(2).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+use nix::unistd::pipe2;
+
+/// A new pipe: the end to read from, which never blocks, and the end to write to. Neither is inherited.
+///
+/// # Errors
+/// Those of pipe(2).
+pub fn make() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    // Fewer turns for a script that prints much; the limit of an unprivileged user is no error.
+    let _ = fcntl(&read, FcntlArg::F_SETPIPE_SZ(256 * 1024));
+    Ok((read, write))
+}
+
+/// What one turn at the pipe moved.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// So many bytes.
+    Bytes(u64),
+    /// Nothing is there now; the other end is still open.
+    Nothing,
+    /// The other end is closed and all is read.
+    End,
+}
+
+/// Moves at most `limit` bytes from the pipe to `to`, at `offset` if that is given.
+///
+/// # Errors
+/// What writing to `to` gave; the bytes are still in the pipe then.
+pub fn transfer(
+    from: &OwnedFd,
+    to: &File,
+    offset: Option<&mut i64>,
+    limit: usize,
+) -> io::Result<Moved> {
+    let flags = SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE;
+    match splice(from, None, to.as_fd(), offset, limit, flags) {
+        Ok(0) => Ok(Moved::End),
+        Ok(count) => Ok(Moved::Bytes(count as u64)),
+        Err(Errno::EAGAIN) => Ok(Moved::Nothing),
+        Err(err) => Err(err.into()),
+    }
+}

@@ -1,0 +1,66 @@
+//! Waiting for something new in script-bin: inotify where it works, and always a look every `poll_interval`. Yields hints, never facts.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::Notify;
+use tracing::warn;
+
+/// Watches one directory.
+#[derive(Debug)]
+pub struct Watcher {
+    hint: Arc<Notify>,
+    _inotify: Option<RecommendedWatcher>,
+}
+
+impl Watcher {
+    /// Watches `directory`. Where inotify cannot be had, polling alone remains.
+    #[must_use]
+    pub fn new(directory: &Path) -> Watcher {
+        let hint = Arc::new(Notify::new());
+        let wake = Arc::clone(&hint);
+        let watching = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // An error or a lost event is a reason to look, like any other.
+            if event.map_or(true, |event| {
+                event.need_rescan() || may_bring_a_script(event.kind)
+            }) {
+                wake.notify_one();
+            }
+        })
+        .and_then(|mut inotify| {
+            inotify
+                .watch(directory, RecursiveMode::NonRecursive)
+                .map(|()| inotify)
+        });
+        let inotify = watching
+            .map_err(|err| {
+                warn!(
+                    "watching {} with inotify: {err}; polling alone remains",
+                    directory.display()
+                )
+            })
+            .ok();
+        Watcher {
+            hint,
+            _inotify: inotify,
+        }
+    }
+
+    /// Waits for a hint, or for `poll_interval`.
+    pub async fn hint(&self, poll_interval: Duration) {
+        let _ = tokio::time::timeout(poll_interval, self.hint.notified()).await;
+    }
+}
+
+/// gvad's own opening, listing and moving out of the directory are events too; answering those would wake it for ever.
+fn may_bring_a_script(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => matches!(access, AccessKind::Close(AccessMode::Write)),
+        EventKind::Modify(ModifyKind::Name(rename)) => !matches!(rename, RenameMode::From),
+        EventKind::Create(_) | EventKind::Modify(_) | EventKind::Any | EventKind::Other => true,
+        EventKind::Remove(_) => false,
+    }
+}

@@ -1,0 +1,368 @@
+//! gvad killed at its system calls, one after the other, and a start after each: nothing runs twice, nothing is lost.
+//! (That the syncs are there cannot be seen this way, the page cache survives: their order is looked at in a trace.)
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{Ended, Fs, Guest, Image, Place, run, wait_until, write_script};
+
+const TELL: &str =
+    "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\necho out; echo err >&2\n";
+
+/// `gvad drain` under strace, which does `inject` to one of its system calls. The scripts are not traced.
+fn drain_with(guest: &Guest, inject: &str) -> Ended {
+    let gvad = guest.gvad(&["drain"]);
+    let mut strace = Command::new("strace");
+    strace.args(["-o", "/dev/null", "-e", inject, "--"]);
+    run(strace.arg(gvad.get_program()).args(gvad.get_args()))
+}
+
+/// What must hold after a crash and one more drain, whatever was hit: scripts `a`, `b` and `c` once each, or interrupted.
+#[track_caller]
+fn assert_kept(guest: &Guest, names: &[&str], at: &str) {
+    let first = guest.drain();
+    assert!(matches!(first.code, Some(0 | 1)), "{at}: {first}");
+    let told = guest.witness();
+    let once: BTreeSet<_> = told.iter().cloned().collect();
+    assert_eq!(once.len(), told.len(), "{at}: ran twice: {told:?}");
+    let results = guest.results();
+    let mut have: Vec<_> = results
+        .iter()
+        .map(|r| r["script"].as_str().unwrap())
+        .collect();
+    have.sort_unstable();
+    assert_eq!(have, names, "{at}: each has one result\n{first}");
+    let interrupted = results
+        .iter()
+        .filter(|r| r["outcome"] == "interrupted")
+        .count();
+    assert!(interrupted <= 1, "{at}: at most one a crash: {results:?}");
+    for result in results.iter().filter(|r| r["outcome"] != "interrupted") {
+        assert_eq!(result["outcome"], "exited", "{at}: {result}");
+        assert!(
+            once.contains(result["script"].as_str().unwrap()),
+            "{at}: it says that it ran: {result}"
+        );
+        assert_eq!(guest.run_file(result, "stdout"), b"out\n", "{at}");
+        assert_eq!(guest.run_file(result, "stderr"), b"err\n", "{at}");
+    }
+    let second = guest.drain();
+    assert_eq!(second.code, Some(0), "{at}: {second}");
+    assert_eq!(
+        (guest.witness(), guest.results()),
+        (told, results),
+        "{at}: a further start changes nothing"
+    );
+    guest.assert_clean();
+}
+
+/// Kills a drain at the first, second, … use of a system call, until a drain gets through.
+#[track_caller]
+fn killed_at_each(call: &str, at_most: usize, twice: bool) {
+    for when in 1..=at_most {
+        // Recovery is tried on the combined image, where both sides fail together.
+        let made = if twice {
+            Guest::on_image()
+        } else {
+            Guest::with_output_image()
+        };
+        let Some(guest) = made else { return };
+        for name in ["a", "b"] {
+            guest.script(name, TELL);
+        }
+        let at = format!("{call} {when}");
+        let inject = format!("inject={call}:signal=SIGKILL:when={when}");
+        let ended = drain_with(&guest, &inject);
+        if ended.code == Some(0) {
+            assert!(when > 1, "{call} is never used: {ended}");
+            return;
+        }
+        assert_eq!(ended.signal, Some(libc::SIGKILL), "{at}: {ended}");
+        if twice {
+            // Recovery may be killed at any point, too.
+            drain_with(
+                &guest,
+                &format!("inject={call}:signal=SIGKILL:when={}", 1 + when % 5),
+            );
+        }
+        assert_kept(&guest, &["a", "b"], &at);
+    }
+}
+
+#[test]
+fn killed_at_each_rename() {
+    killed_at_each("/^rename", 40, false);
+}
+
+#[test]
+fn killed_at_each_fdatasync() {
+    killed_at_each("fdatasync", 40, false);
+}
+
+#[test]
+fn killed_at_each_fsync() {
+    killed_at_each("fsync", 40, false);
+}
+
+#[test]
+fn killed_at_each_clone() {
+    killed_at_each("/^(clone|clone3|vfork|fork)$", 40, false);
+}
+
+#[test]
+fn killed_at_each_unlink() {
+    killed_at_each("/^(unlink|unlinkat|rmdir)$", 40, false);
+}
+
+#[test]
+fn killed_at_each_mkdir() {
+    killed_at_each("/^mkdir", 40, false);
+}
+
+#[test]
+fn killed_at_each_write_to_a_place() {
+    killed_at_each("/^(pwrite64|pwritev|ftruncate|fallocate)", 40, false);
+}
+
+#[test]
+fn killed_at_each_wait() {
+    killed_at_each("/^(waitid|wait4)$", 40, false);
+}
+
+#[test]
+fn killed_in_recovery_too() {
+    killed_at_each("/^(fdatasync|fsync|rename.*|unlinkat|mkdirat)$", 60, true);
+}
+
+#[test]
+fn failed_sync_is_not_tried_again_and_nothing_runs_twice() {
+    for when in 1..=12 {
+        let Some(guest) = Guest::with_output_image() else {
+            return;
+        };
+        for name in ["a", "b", "c"] {
+            guest.script(name, TELL);
+        }
+        let at = format!("failed sync {when}");
+        drain_with(
+            &guest,
+            &format!("inject=/^(fsync|fdatasync|syncfs)$:error=EIO:when={when}"),
+        );
+        assert_kept(&guest, &["a", "b", "c"], &at);
+    }
+}
+
+#[test]
+fn failed_fork_leaves_no_mark_of_a_start() {
+    for when in 1..=8 {
+        let Some(guest) = Guest::with_output_image() else {
+            return;
+        };
+        guest.script("a", TELL);
+        // Threads are made with the same call: some of these hit no script at all.
+        let failed = drain_with(&guest, &format!("inject=clone3:error=EAGAIN:when={when}"));
+        let ended = guest.drain();
+        let result = guest.result("a");
+        let outcome = if guest.witness().is_empty() {
+            "not_started"
+        } else {
+            "exited"
+        };
+        assert_eq!(
+            result["outcome"], outcome,
+            "clone3 {when}: {failed}\n{ended}"
+        );
+        assert!(guest.witness().len() <= 1, "{:?}", guest.witness());
+        guest.assert_clean();
+    }
+}
+
+#[test]
+fn killed_on_a_medium_that_cannot_be_written() {
+    let calls = "/^(fdatasync|fsync|rename.*|clone3|mkdirat)$";
+    for when in 1..=40 {
+        let Some(guest) = Guest::with_output_image() else {
+            return;
+        };
+        for name in ["a", "b"] {
+            write_script(&guest.path("content/script-bin").join(name), TELL);
+        }
+        let image = Image::of(
+            Fs::Squashfs,
+            guest.path("app.sqfs"),
+            "",
+            &guest.path("content"),
+        );
+        guest.set_application(Place::Image(image));
+        let ended = drain_with(
+            &guest,
+            &format!("inject={calls}:signal=SIGKILL:when={when}"),
+        );
+        if ended.code == Some(0) {
+            return;
+        }
+        assert_kept(
+            &guest,
+            &["a", "b"],
+            &format!("read-only medium, call {when}"),
+        );
+    }
+}
+
+#[test]
+fn daemon_killed_at_odd_moments_loses_nothing() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let names: Vec<_> = (0..24).map(|n| format!("s{n:02}")).collect();
+    for name in &names {
+        guest.script(name, TELL);
+    }
+    let mut kills = 0_usize;
+    for step in 0_u64..60 {
+        let daemon = guest.daemon();
+        // No condition to wait for: the point is to be early, late, or in the middle.
+        thread::sleep(Duration::from_millis(20 + step * 37 % 200));
+        daemon.kill();
+        kills += 1;
+        if guest.results().len() == names.len() {
+            break;
+        }
+    }
+    guest.drain();
+    let told = guest.witness();
+    let once: BTreeSet<_> = told.iter().collect();
+    assert_eq!(once.len(), told.len(), "ran twice: {told:?}");
+    let results = guest.results();
+    let have: Vec<_> = results
+        .iter()
+        .map(|r| r["script"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(have, names, "each once, in order");
+    let interrupted = results
+        .iter()
+        .filter(|r| r["outcome"] == "interrupted")
+        .count();
+    assert!(interrupted <= kills, "{interrupted} of {kills}");
+    assert_eq!(guest.waiting(), Vec::<String>::new());
+    guest.assert_clean();
+}
+
+/// The trace of a drain with the paths of descriptors, and where in it a line is that has all the words.
+struct Trace(Vec<String>);
+
+impl Trace {
+    fn of(guest: &Guest) -> Self {
+        let gvad = guest.gvad(&["drain"]);
+        let file = guest.path("trace");
+        let calls =
+            "trace=/^(fsync|fdatasync|syncfs|rename.*|unlink.*|execve|pwrite64|write|mkdir.*)$";
+        let mut strace = Command::new("strace");
+        strace
+            .args(["-f", "-y", "-s", "300", "-e", calls, "-o"])
+            .arg(&file)
+            .arg("--");
+        let ended = run(strace.arg(gvad.get_program()).args(gvad.get_args()));
+        assert_eq!(ended.code, Some(0), "{ended}");
+        Self(
+            fs::read_to_string(file)
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect(),
+        )
+    }
+
+    /// The first such line from `from` on.
+    #[track_caller]
+    fn find(&self, from: usize, what: &str, fits: impl Fn(&str) -> bool) -> usize {
+        let found = self
+            .0
+            .iter()
+            .enumerate()
+            .skip(from)
+            .find(|(_, line)| fits(line));
+        found
+            .unwrap_or_else(|| panic!("no {what} after line {from}:\n{}", self.0.join("\n")))
+            .0
+    }
+}
+
+#[test]
+fn marks_and_results_are_durable_before_what_depends_on_them() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("only.sh", TELL);
+    let trace = Trace::of(&guest);
+    let is_sync =
+        |l: &str| l.contains("fsync(") || l.contains("fdatasync(") || l.contains("syncfs(");
+    let exec = trace.find(0, "start", |l| {
+        l.contains("execve(") && l.contains("only.sh")
+    });
+    let mark = trace.find(0, "start mark", |l| {
+        l.contains("write") && l.contains("/gvad/ledger>") && l.contains("start")
+    });
+    let sync = trace.find(mark, "sync of the mark", |l| {
+        is_sync(l) && (l.contains("/gvad/ledger>") || l.contains("syncfs("))
+    });
+    assert!(mark < sync && sync < exec, "{:#?}", trace.0);
+    let rename = trace.find(exec, "result", |l| {
+        l.contains("rename") && l.contains("\"result.json\"") || l.contains("/result.json\"")
+    });
+    let within = |name: &str| {
+        trace.find(exec, name, |l| {
+            is_sync(l) && (l.contains(name) || l.contains("syncfs("))
+        })
+    };
+    assert!(
+        within("/stdout>") < rename
+            && within("/stderr>") < rename
+            && within("result.json") < rename
+    );
+    let dir = trace.find(rename, "sync of the run directory", |l| {
+        is_sync(l) && (l.contains("-only.sh>") || l.contains("syncfs("))
+    });
+    let parent = trace.find(0, "sync of the parent", |l| {
+        is_sync(l) && (l.contains("/gvad>") || l.contains("syncfs("))
+    });
+    let made = trace.find(0, "run directory", |l| {
+        l.contains("mkdir") && l.contains("-only.sh")
+    });
+    let parent = if parent > made {
+        parent
+    } else {
+        trace.find(made, "sync of the parent", |l| {
+            is_sync(l) && (l.contains("/gvad>") || l.contains("syncfs("))
+        })
+    };
+    let delete = trace.find(rename, "delete of the claim", |l| {
+        l.contains("unlink") && l.contains("only.sh") && l.contains("script-bin")
+    });
+    assert!(dir < delete && parent < delete, "{:#?}", trace.0);
+    assert!(
+        !trace.0[..rename]
+            .iter()
+            .any(|l| l.contains("unlink") && l.contains("script-bin") && l.contains("only.sh"))
+    );
+}
+
+#[test]
+fn scripts_handed_over_between_two_gvads_run_once() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let daemon = guest.daemon();
+    daemon.wait_state("idle");
+    daemon.kill();
+    guest.hand_over("a", TELL);
+    guest.hand_over("b", TELL);
+    let daemon = guest.daemon();
+    daemon.wait_result("b");
+    wait_until("both told", || guest.witness().len() == 2);
+    daemon.kill();
+    assert_kept(&guest, &["a", "b"], "between");
+}

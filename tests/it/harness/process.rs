@@ -1,0 +1,213 @@
+//! Commands and the running daemon, each with a bound on how long it may take.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::{Guest, wait_for, wait_until};
+
+/// How a command ended.
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            code,
+            signal,
+            stdout,
+            stderr,
+        } = self;
+        write!(
+            f,
+            "exit {code:?} signal {signal:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}"
+        )
+    }
+}
+
+/// Runs a command to its end.
+#[track_caller]
+pub(crate) fn run(command: &mut Command) -> Ended {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, err) = (dir.path().join("out"), dir.path().join("err"));
+    let (stdout, stderr) = (File::create(&out).unwrap(), File::create(&err).unwrap());
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let status = wait(&mut child, &format!("the end of {command:?}"));
+    let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+    Ended {
+        code: status.code(),
+        signal: status.signal(),
+        stdout: text(out),
+        stderr: text(err),
+    }
+}
+
+#[track_caller]
+fn wait(child: &mut Child, what: &str) -> ExitStatus {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > super::DEADLINE {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("waited in vain for: {what}");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Runs a tool that must succeed and gives what it printed.
+#[track_caller]
+pub(crate) fn tool(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|err| panic!("{command:?}: {err} (tests/run installs what is missing)"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a line of shell that must succeed.
+#[track_caller]
+pub(crate) fn sh(line: &str) -> String {
+    tool(Command::new("sh").args(["-euc", line]))
+}
+
+/// The running daemon; dropped, it is killed.
+pub(crate) struct Daemon<'g> {
+    guest: &'g Guest,
+    child: Child,
+    log: PathBuf,
+}
+
+impl<'g> Daemon<'g> {
+    /// Starts the daemon, its log in a file.
+    pub(crate) fn start(guest: &'g Guest, mut command: Command) -> Self {
+        let log = guest.path("log");
+        let err = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
+        let out = err.try_clone().unwrap();
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .stderr(err)
+            .spawn()
+            .unwrap();
+        Self { guest, child, log }
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// Whether it runs.
+    pub(crate) fn is_alive(&self) -> bool {
+        fs::read(format!("/proc/{}/cmdline", self.pid())).is_ok_and(|line| !line.is_empty())
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_log(&self, text: &str) {
+        wait_until(&format!("{text:?} in the log {}", self.log()), || {
+            self.log().contains(text)
+        });
+    }
+
+    /// What `gvad status --json` tells, once it answers.
+    #[track_caller]
+    pub(crate) fn status(&self) -> Value {
+        wait_for("an answer to gvad status", || {
+            let ended = run(&mut self.guest.gvad(&["status", "--json"]));
+            assert!(matches!(ended.code, Some(0 | 3)), "{ended}");
+            (ended.code == Some(0)).then(|| serde_json::from_str(&ended.stdout).unwrap())
+        })
+    }
+
+    /// Waits until its status says that.
+    #[track_caller]
+    pub(crate) fn wait_state(&self, state: &str) -> Value {
+        let mut last = Value::Null;
+        let start = std::time::Instant::now();
+        while last["state"] != state {
+            assert!(
+                start.elapsed() < super::DEADLINE,
+                "never {state}: {last:#}\n{}",
+                self.log()
+            );
+            last = self.status();
+        }
+        last
+    }
+
+    /// Waits for the result of a script.
+    #[track_caller]
+    pub(crate) fn wait_result(&self, script: &str) -> Value {
+        let output = self.guest.live_output();
+        wait_for(
+            &format!("the result of {script}, the log says {}", self.log()),
+            || {
+                super::results_in(&output)
+                    .into_iter()
+                    .find(|r| r["script"] == script)
+            },
+        )
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// SIGKILL, and gone.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, and its exit status.
+    #[track_caller]
+    pub(crate) fn stop(self) -> Option<i32> {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Its exit status, when it ends by itself.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        let what = format!("the end of gvad, the log says {}", self.log());
+        wait(&mut self.child, &what).code()
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,27 @@
+//! The integration tests: each drives the built gvad on real images, as root, in a mount namespace of its own.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::let_underscore_must_use,
+    reason = "a test ends at the first surprise, and its cleaning up goes on past every surprise"
+)]
+
+mod harness;
+
+mod config;
+mod crashes;
+mod daemon;
+mod file_systems;
+mod hostile;
+mod hostile_paths;
+mod layouts;
+mod mounts;
+mod promises;
+mod recovery;
+mod results;
+mod scripts;
+mod service;
+mod sources;
+mod starting;
+mod surroundings;
+mod tree;

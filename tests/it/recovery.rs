@@ -1,0 +1,215 @@
+//! What the next start makes of what a killed gvad left behind, on media that can be written and on those that cannot.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::harness::{Fs, Guest, Image, Place, names, sh, wait_until, write_script};
+
+/// A script that tells that it ran.
+const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
+/// A script that tells that it ran and does not end.
+const STAY: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\nexec sleep 1000\n";
+
+fn outcomes(guest: &Guest) -> Vec<(String, String)> {
+    let text = |v: &Value| v.as_str().unwrap().to_owned();
+    let results = guest.results();
+    results
+        .iter()
+        .map(|r| (text(&r["script"]), text(&r["outcome"])))
+        .collect()
+}
+
+fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs
+        .iter()
+        .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+        .collect()
+}
+
+/// Starts the daemon, waits until a script has told, and kills gvad.
+#[track_caller]
+fn killed_while_running(guest: &Guest, told: usize) {
+    let daemon = guest.daemon();
+    wait_until("the script runs", || guest.witness().len() == told);
+    daemon.kill();
+}
+
+#[test]
+fn run_directory_without_a_result_is_explained_by_the_next_start() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", STAY);
+    killed_while_running(&guest, 1);
+    // A run that was prepared but has no mark: it never started.
+    let gvad = guest.live_output().join("gvad");
+    fs::create_dir(gvad.join("000002-ghost")).unwrap();
+    fs::write(gvad.join("000002-ghost/stdout"), "").unwrap();
+    guest.drain();
+    guest.inside_output(|out| {
+        for run in names(&out.join("gvad"))
+            .iter()
+            .filter(|n| n.starts_with("000"))
+        {
+            assert!(
+                out.join("gvad").join(run).join("result.json").exists(),
+                "{run} is not explained"
+            );
+        }
+    });
+    assert_eq!(outcomes(&guest), owned(&[("a", "interrupted")]));
+}
+
+#[test]
+fn damaged_ledger_is_set_aside_and_nothing_runs_twice() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", STAY);
+    guest.script("b", TELL);
+    killed_while_running(&guest, 1);
+    let ledger = guest.live_output().join("gvad/ledger");
+    let mut bytes = fs::read(&ledger).unwrap();
+    bytes[..64].fill(b'#');
+    fs::write(&ledger, bytes).unwrap();
+    let ended = guest.drain();
+    assert_ne!(ended.code, Some(2), "{ended}");
+    assert_eq!(guest.witness(), ["a", "b"]);
+    let found = outcomes(&guest);
+    assert!(
+        found.contains(&("a".to_owned(), "interrupted".to_owned())),
+        "{found:?}"
+    );
+    assert!(
+        found.contains(&("b".to_owned(), "exited".to_owned())),
+        "{found:?}"
+    );
+    let aside = guest.inside_output(|out| names(&out.join("gvad")));
+    assert!(
+        aside.iter().any(|n| n.starts_with("ledger.bad")),
+        "{aside:?}"
+    );
+    guest.assert_clean();
+}
+
+#[test]
+fn claims_made_for_another_output_image_are_interrupted() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", STAY);
+    guest.script("b", TELL);
+    killed_while_running(&guest, 1);
+    sh(&format!(
+        "umount '{0}/output' '{0}/application'",
+        guest.text("mnt")
+    ));
+    let fresh = Image::empty(Fs::Ext4, guest.path("fresh.img"), &guest.label("new"));
+    guest.set_output(Place::Image(fresh));
+    guest.drain();
+    assert_eq!(guest.witness(), ["a", "b"]);
+    assert_eq!(
+        outcomes(&guest),
+        owned(&[("a", "interrupted"), ("b", "exited")])
+    );
+    guest.assert_clean();
+}
+
+fn squashed(guest: &Guest, scripts: &[(&str, &str)]) {
+    let content = guest.path("content");
+    let _ = fs::remove_dir_all(&content);
+    for (name, body) in scripts {
+        let path = content.join("script-bin").join(name);
+        write_script(&path, body);
+        sh(&format!("touch -d '2026-01-01 UTC' '{}'", path.display()));
+    }
+    let image = Image::of(Fs::Squashfs, guest.path("app.sqfs"), "", &content);
+    guest.set_application(Place::Image(image));
+}
+
+#[test]
+fn scripts_on_a_medium_that_cannot_be_written_run_once_per_content() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    squashed(&guest, &[("a", TELL), ("b", TELL)]);
+    for _ in 0..3 {
+        guest.drain_ok();
+        assert_eq!(guest.witness(), ["a", "b"]);
+    }
+    // The daemon's many passes run them once, too.
+    let daemon = guest.daemon();
+    daemon.wait_state("idle");
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(guest.witness(), ["a", "b"]);
+    // Another content under the same name, same size, same time is another script.
+    squashed(
+        &guest,
+        &[
+            ("a", TELL),
+            ("b", &TELL.replace(">>", "1>>").replace("\\n'", "'")),
+        ],
+    );
+    guest.drain_ok();
+    assert_eq!(guest.witness().len(), 3, "{:?}", guest.witness());
+    assert_eq!(guest.results().len(), 3);
+    // The same image with a fresh output image runs again.
+    guest.add_output_image(Fs::Ext4);
+    guest.drain_ok();
+    assert_eq!(guest.results().len(), 2);
+    assert_eq!(guest.witness().concat().matches('a').count(), 2);
+    guest.assert_clean();
+}
+
+#[test]
+fn read_only_by_configuration_runs_once_and_writes_nothing() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    guest.set("application.read_only", true);
+    let sum = || sh(&format!("sha256sum < '{}'", guest.text("app.img")));
+    let before = sum();
+    guest.drain_ok();
+    guest.drain_ok();
+    assert_eq!(guest.witness(), ["a"]);
+    assert_eq!(sum(), before, "the image was written to");
+    // Changed in place, it is another script.
+    guest.script("a", &format!("{TELL}# changed\n"));
+    guest.drain_ok();
+    assert_eq!(guest.witness(), ["a", "a"]);
+}
+
+#[test]
+fn killed_on_a_medium_that_cannot_be_written_it_never_runs_again() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    squashed(&guest, &[("a", STAY), ("b", TELL)]);
+    killed_while_running(&guest, 1);
+    for _ in 0..2 {
+        guest.drain();
+        assert_eq!(guest.witness(), ["a", "b"]);
+        assert_eq!(
+            outcomes(&guest),
+            owned(&[("a", "interrupted"), ("b", "exited")])
+        );
+    }
+    guest.assert_clean();
+}
+
+#[test]
+fn stopped_script_is_not_tried_again_with_rerun() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.set("run.on_interrupted", "rerun");
+    guest.script("a", STAY);
+    let daemon = guest.daemon();
+    wait_until("the script runs", || guest.witness().len() == 1);
+    assert_eq!(daemon.stop(), Some(0));
+    guest.drain_ok();
+    assert_eq!(guest.witness(), ["a"]);
+    assert_eq!(outcomes(&guest), owned(&[("a", "stopped")]));
+}

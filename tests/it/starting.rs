@@ -1,0 +1,246 @@
+//! Scripts that are not whole yet, and scripts that cannot be started.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{Fs, Guest, Image, Place, sh, tool, wait_until};
+
+/// A script that tells that it ran.
+const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn script_held_open_for_writing_is_not_taken_until_it_is_whole() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    let daemon = guest.daemon();
+    daemon.wait_state("idle");
+    let path = guest.live().join("script-bin/half");
+    let mut half = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o755)
+        .open(&path)
+        .unwrap();
+    half.write_all(b"#!/bin/sh\necho first >> \"$WITNESS\"\n")
+        .unwrap();
+    for name in ["i", "j", "k"] {
+        guest.hand_over(name, "#!/bin/sh\n");
+        daemon.wait_result(name);
+    }
+    assert_eq!(guest.witness(), Vec::<String>::new());
+    assert!(path.exists());
+    half.write_all(b"echo second >> \"$WITNESS\"\n").unwrap();
+    drop(half);
+    let result = daemon.wait_result("half");
+    assert_eq!(result["outcome"], "exited");
+    assert_eq!(guest.witness(), ["first", "second"]);
+}
+
+#[test]
+fn drain_leaves_a_script_that_is_still_being_written() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    guest.script("half", TELL);
+    guest.script("whole", TELL);
+    let writer = OpenOptions::new()
+        .append(true)
+        .open(guest.path("app/script-bin/half"))
+        .unwrap();
+    let ended = guest.drain();
+    assert_eq!(guest.witness(), ["whole"], "{ended}");
+    assert_eq!(guest.waiting(), ["half"]);
+    drop(writer);
+    guest.drain_ok();
+    assert_eq!(guest.witness(), ["whole", "half"]);
+}
+
+#[test]
+fn execute_bit_set_last_hands_over() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    let daemon = guest.daemon();
+    daemon.wait_state("idle");
+    let path = guest.live().join("script-bin/slow");
+    fs::write(&path, TELL).unwrap();
+    guest.hand_over("other", TELL);
+    daemon.wait_result("other");
+    assert!(path.exists());
+    mode(&path, 0o755);
+    daemon.wait_result("slow");
+    assert_eq!(guest.witness(), ["other", "slow"]);
+    wait_until("it is gone", || !path.exists());
+}
+
+#[test]
+fn what_cannot_be_started_says_why_and_does_not_stop_the_rest() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    let mut elf = fs::read("/bin/true").unwrap();
+    elf[18..20].copy_from_slice(if cfg!(target_arch = "aarch64") {
+        &[62, 0]
+    } else {
+        &[183, 0]
+    });
+    let torn = &fs::read("/bin/true").unwrap()[..40];
+    let cases: [(&str, &[u8], &[&str]); 6] = [
+        (
+            "missing",
+            b"#!/opt/no/such-interpreter -x\n",
+            &["/opt/no/such-interpreter"],
+        ),
+        (
+            "crlf",
+            b"#!/bin/sh\r\necho ran >> \"$WITNESS\"\r\n",
+            &["CRLF"],
+        ),
+        ("arch", &elf, &["architecture"]),
+        ("torn", torn, &[]),
+        ("noexec", b"#!/etc/hostname\n", &["/etc/hostname"]),
+        ("dir", b"#!/usr\n", &["/usr"]),
+    ];
+    for (name, bytes, _) in cases {
+        guest.inside(|root| {
+            let path = root.join("script-bin").join(name);
+            fs::write(&path, bytes).unwrap();
+            mode(&path, 0o755);
+        });
+    }
+    guest.script("zz-good", TELL);
+    assert_eq!(guest.drain().code, Some(1));
+    assert_eq!(guest.witness(), ["zz-good"]);
+    for (name, _, words) in cases {
+        let result = guest.result(name);
+        assert_eq!(result["outcome"], "not_started", "{result}");
+        let reason = result["reason"].as_str().unwrap();
+        assert!(
+            !reason.is_empty() && words.iter().all(|word| reason.contains(word)),
+            "{name}: {reason}"
+        );
+        for field in ["started_at", "finished_at", "exit_code", "signal"] {
+            assert!(result[field].is_null(), "{name} {field}: {result}");
+        }
+        assert_eq!(result["success"], false);
+    }
+    guest.assert_clean();
+}
+
+#[test]
+fn script_that_cannot_be_read_is_on_record_and_does_not_stop_the_rest() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let image = Image::empty(Fs::Btrfs, guest.path("app.btrfs"), &guest.label("rot"));
+    guest.set_application(Place::Image(image));
+    let marker = "# this very line will rot on the disk\n";
+    guest.script(
+        "a-rotten",
+        &format!("{TELL}{}{marker}", "#\n".repeat(40_000)),
+    );
+    guest.script("b-good", TELL);
+    let path = guest.path("app.btrfs");
+    let mut bytes = fs::read(&path).unwrap();
+    let at: Vec<_> = memory_find(&bytes, marker.as_bytes());
+    assert!(!at.is_empty());
+    at.into_iter().for_each(|i| bytes[i + 5] ^= 0xff);
+    fs::write(&path, bytes).unwrap();
+    tool(&mut Command::new("sync"));
+    assert_eq!(guest.drain().code, Some(1));
+    assert_eq!(guest.witness(), ["b-good"]);
+    let result = guest.result("a-rotten");
+    assert_eq!(result["outcome"], "not_started", "{result}");
+    assert!(
+        result["reason"]
+            .as_str()
+            .unwrap()
+            .contains("nput/output error"),
+        "{result}"
+    );
+}
+
+fn memory_find(bytes: &[u8], what: &[u8]) -> Vec<usize> {
+    let first = bytes.iter().enumerate().filter(|(_, b)| **b == what[0]);
+    first
+        .map(|(i, _)| i)
+        .filter(|i| bytes[*i..].starts_with(what))
+        .collect()
+}
+
+#[test]
+fn script_too_large_for_the_private_directory_is_not_started() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    fs::create_dir(guest.path("state")).unwrap();
+    sh(&format!(
+        "mount -t tmpfs -o size=2m,mode=700 tmpfs '{}'",
+        guest.text("state")
+    ));
+    guest.script(
+        "a-large",
+        &format!("{TELL}{}", "# padding\n".repeat(500_000)),
+    );
+    guest.script("b-good", TELL);
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(1), "{ended}");
+    assert_eq!(guest.witness(), ["b-good"]);
+    let result = guest.result("a-large");
+    assert_eq!(result["outcome"], "not_started", "{result}");
+    assert!(!result["reason"].as_str().unwrap().is_empty());
+}
+
+#[test]
+fn private_directory_on_noexec_is_refused_at_the_start() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    fs::create_dir(guest.path("state")).unwrap();
+    sh(&format!(
+        "mount -t tmpfs -o noexec,mode=700 tmpfs '{}'",
+        guest.text("state")
+    ));
+    guest.script("hello", TELL);
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert!(
+        ended.stderr.contains("noexec") && ended.stderr.contains("state"),
+        "{ended}"
+    );
+    assert_eq!(guest.waiting(), ["hello"]);
+    assert_eq!(guest.witness(), Vec::<String>::new());
+}
+
+#[test]
+fn text_without_an_interpreter_line_is_not_given_to_a_shell() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    guest.script("a-text", "echo ran >> \"$WITNESS\"\n");
+    guest.script("b-empty", "");
+    guest.script("c-good", TELL);
+    assert_eq!(guest.drain().code, Some(1));
+    assert_eq!(guest.witness(), ["c-good"]);
+    for name in ["a-text", "b-empty"] {
+        let result = guest.result(name);
+        assert_eq!(result["outcome"], "not_started", "{result}");
+    }
+    let reason = guest.result("a-text")["reason"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        reason.contains("#!"),
+        "the reason must name the cure: {reason}"
+    );
+    assert_eq!(guest.waiting(), Vec::<String>::new());
+}
