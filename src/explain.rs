@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::sys::errno::{EACCES, ELIBBAD, ELOOP, ENOENT, ENOEXEC, ENOTDIR};
 use object::Endianness;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -38,13 +39,6 @@ pub fn explain(script: &Path, error: &io::Error) -> String {
         None => format!("the kernel refused to execute it (execve: {error})"),
     }
 }
-
-const ENOENT: i32 = 2;
-const ENOEXEC: i32 = 8;
-const EACCES: i32 = 13;
-const ENOTDIR: i32 = 20;
-const ELOOP: i32 = 40;
-const ELIBBAD: i32 = 80;
 
 fn beginning(path: &Path, length: usize) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;

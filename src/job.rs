@@ -1,7 +1,7 @@
 //! A job: one script from script-bin to its result, step by step. Each step's work is another file's; their order, and what
 //! happens when one fails, is here.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -9,27 +9,18 @@ use anyhow::Context as _;
 use tracing::{error, info, warn};
 
 use crate::claim::{Claim, Claiming, Opened, Opening, ScriptBin};
-use crate::config::{Config, DEFAULT_PATH, Leftovers, WorkingDirectory};
+use crate::config::{Config, WorkingDirectory};
 use crate::context::Context;
 use crate::ledger::Ledger;
 use crate::ledger::line::Start;
 use crate::name::{ScriptName, shown};
 use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::record::{OutputDir, Prepared};
-use crate::run::{Limits, Ready, Runner, Running};
+use crate::run::supervise::Running;
+use crate::run::{Limits, Ready, Runner};
 use crate::stage::{self, Stage};
 use crate::status::{RunningStatus, State};
-
-/// The directories that scripts are told of.
-#[derive(Debug, Clone)]
-pub struct Places {
-    /// `GVA_APPLICATION`
-    pub application: std::path::PathBuf,
-    /// `GVA_DATA`
-    pub data: std::path::PathBuf,
-    /// `GVA_OUTPUT`
-    pub output: std::path::PathBuf,
-}
+use crate::surroundings::{Places, environment, limits};
 
 /// What jobs work with.
 #[derive(Debug)]
@@ -361,59 +352,6 @@ impl Workplace {
             ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
         }
     }
-}
-
-fn limits(config: &Config) -> Limits {
-    let timeout = config.run.timeout.0;
-    Limits {
-        timeout: (!timeout.is_zero()).then_some(timeout),
-        grace: config.run.stop_grace.0,
-        output: config.run.output_limit.0,
-        end_tree: config.run.leftovers == Leftovers::Kill,
-    }
-}
-
-fn environment(
-    config: &Config,
-    places: &Places,
-    stage: &Stage,
-    name: &OsStr,
-    start: &Start,
-) -> Vec<(OsString, OsString)> {
-    let usual = [
-        ("PATH", DEFAULT_PATH),
-        ("HOME", "/root"),
-        ("USER", "root"),
-        ("LOGNAME", "root"),
-        ("SHELL", "/bin/sh"),
-        ("LANG", "C.UTF-8"),
-    ];
-    let attempt = start.attempt.to_string();
-    let own: [(&str, &OsStr); 7] = [
-        ("TMPDIR", stage.path.as_os_str()),
-        ("GVA_APPLICATION", places.application.as_os_str()),
-        ("GVA_DATA", places.data.as_os_str()),
-        ("GVA_OUTPUT", places.output.as_os_str()),
-        ("GVA_SCRIPT", name),
-        ("GVA_RUN_ID", OsStr::new(&start.run_id)),
-        ("GVA_ATTEMPT", OsStr::new(&attempt)),
-    ];
-    let mut all: Vec<(OsString, OsString)> = usual
-        .iter()
-        .filter(|(name, _)| !config.environment.contains_key(*name))
-        .map(|(name, value)| ((*name).into(), (*value).into()))
-        .collect();
-    all.extend(
-        own.iter()
-            .map(|(name, value)| ((*name).into(), (*value).to_owned())),
-    );
-    all.extend(
-        config
-            .environment
-            .iter()
-            .map(|(name, value)| (name.into(), value.into())),
-    );
-    all
 }
 
 fn show_running(status: &mut crate::status::Status, start: &Start, running: &Running) {

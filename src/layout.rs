@@ -10,8 +10,8 @@ use tracing::{info, warn};
 use crate::config::{Config, Wait};
 use crate::context::Context;
 use crate::image::{Image, Role, Wanted, attach};
-use crate::job::Places;
 use crate::status::{ImageStatus, State};
+use crate::surroundings::Places;
 use crate::sys::dir::Dir;
 
 /// How long `gvad drain` waits for an application image that the configuration waits for without end.

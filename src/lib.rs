@@ -30,11 +30,13 @@ pub mod systemd;
 
 pub mod image;
 pub mod layout;
+pub mod pass;
 pub mod recover;
 pub mod session;
 pub mod watch;
 
 pub mod job;
+pub mod surroundings;
 
 pub mod scan;
 

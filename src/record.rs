@@ -267,3 +267,27 @@ pub fn write_status(gvad: &Dir, json: &[u8]) -> io::Result<()> {
     file.write_all_at(json, 0)?;
     gvad.rename(unfinished, gvad, name)
 }
+
+/// The names in an output image's `gvad` directory that are run directories, with their numbers.
+///
+/// # Errors
+/// Those of reading a directory.
+pub fn run_directories(dir: &Dir) -> io::Result<Vec<(u64, OsString)>> {
+    let names = dir.names()?.into_iter();
+    Ok(names
+        .filter_map(|name| name::run_number(&name).map(|run| (run, name)))
+        .collect())
+}
+
+/// The highest run number of which there is a directory; 0 if there is none.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn last_directory(output: &OutputDir) -> io::Result<u64> {
+    let names = output.gvad().names()?;
+    Ok(names
+        .iter()
+        .filter_map(|name| name::run_number(name))
+        .max()
+        .unwrap_or(0))
+}

@@ -7,9 +7,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use crate::ledger::run_directories;
 use crate::outcome::RunResult;
-use crate::record;
+use crate::record::{self, run_directories};
 use crate::sys::dir::Dir;
 
 /// One run directory.

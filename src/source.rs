@@ -37,7 +37,8 @@ impl Source {
                 tag => Ok(Source::Tag(tag.to_owned())),
             };
         }
-        let kinds: [(&str, fn(String) -> Source); 4] = [
+        type Make = fn(String) -> Source;
+        let kinds: [(&str, Make); 4] = [
             ("LABEL=", Source::Label),
             ("UUID=", |uuid| Source::Uuid(uuid.to_ascii_lowercase())),
             ("PARTLABEL=", Source::PartLabel),

@@ -13,6 +13,10 @@ pub const TORN: usize = 2 * LONGEST_LINE;
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lines are read and written one at a time, and most are start marks"
+)]
 pub enum Line {
     /// Always the first.
     Ledger {

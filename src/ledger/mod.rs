@@ -1,10 +1,11 @@
 //! The ledger: the file on the output image that is the only witness of what was started. Here it is opened, written and made anew;
 //! what its lines look like is [`line`]'s, what they mean for a script is `recover`'s.
 
+mod file;
 pub mod line;
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -15,12 +16,7 @@ use crate::sys::dir::Dir;
 use crate::sys::process::random_uuid;
 use line::{Identity, LONGEST_LINE, Line, Start, TORN};
 
-const NAME: &str = "ledger";
-const NEW_NAME: &str = ".ledger.new";
-/// Blocks are set aside in steps of this, in bytes.
-const STEP: u64 = 1 << 20;
-/// A ledger is never larger; one that claims to be is not read.
-const LARGEST: u64 = 1 << 30;
+use file::{NAME, NEW_NAME};
 
 /// An open ledger.
 #[derive(Debug)]
@@ -65,7 +61,7 @@ impl Ledger {
             _ => {}
         }
         let bytes = match dir.open_file(NAME) {
-            Ok(file) => read_all(&file).context("reading the ledger")?,
+            Ok(file) => file::read_all(&file).context("reading the ledger")?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
                 let ledger = Ledger::make(dir, last_run, HashMap::new())?;
                 return Ok(Opened {
@@ -78,7 +74,7 @@ impl Ledger {
         };
         let contents = line::read(&bytes);
         if contents.damaged {
-            let aside = set_aside(&dir)?;
+            let aside = file::set_aside(&dir)?;
             let mut ran = HashMap::new();
             contents
                 .lines
@@ -329,48 +325,38 @@ impl Ledger {
         Ok(())
     }
 
-    /// Writes the file anew with the lines that still matter, zeros behind them, and puts it in the place of the old one.
+    /// Writes the file anew with the lines that still matter, and puts it in the place of the old one.
     fn write_anew(&mut self) -> io::Result<()> {
-        let mut bytes = line::encode(&Line::Ledger {
-            id: self.id.clone(),
-            schema: 1,
-        })?;
-        bytes.extend(line::encode(&Line::Settled { run: self.settled })?);
-        for (key, sha256) in &self.ran {
-            bytes.extend(line::encode(&Line::Ran {
-                key: key.clone(),
-                sha256: sha256.clone(),
-            })?);
-        }
-        for (start, again) in &self.unsettled {
-            bytes.extend(line::encode(&Line::Start(start.clone()))?);
-            bytes.extend(line::encode(&Line::End {
-                run: start.run,
-                again: *again,
-            })?);
-        }
-        for start in &self.unfinished {
-            bytes.extend(line::encode(&Line::Start(start.clone()))?);
+        let mut bytes = Vec::new();
+        for line in self.lines_that_matter() {
+            bytes.extend(line::encode(&line)?);
         }
         let end = bytes.len() as u64;
-        let capacity = (end * 2).next_multiple_of(STEP);
-        bytes.resize(usize::try_from(capacity).unwrap_or(usize::MAX), 0);
-        match self.dir.remove_file(OsStr::new(NEW_NAME)) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-            _ => {}
-        }
-        let file = self.dir.create(OsStr::new(NEW_NAME), 0o600)?;
-        let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all());
-        if let Err(err) = written {
-            // Nothing of the old file was touched; what is left of the new one is removed at the next start at the latest.
-            let _ = self.dir.remove_file(OsStr::new(NEW_NAME));
-            return Err(err);
-        }
-        self.dir
-            .rename(OsStr::new(NEW_NAME), &self.dir, OsStr::new(NAME))?;
-        self.dir.sync()?;
-        (self.file, self.end, self.capacity, self.unsynced) = (file, end, capacity, 0);
+        (self.file, self.capacity) = file::replace(&self.dir, bytes)?;
+        (self.end, self.unsynced) = (end, 0);
         Ok(())
+    }
+
+    fn lines_that_matter(&self) -> impl Iterator<Item = Line> {
+        let head = Line::Ledger {
+            id: self.id.clone(),
+            schema: 1,
+        };
+        let settled = Line::Settled { run: self.settled };
+        let ran = self.ran.iter().map(|(key, sha256)| Line::Ran {
+            key: key.clone(),
+            sha256: sha256.clone(),
+        });
+        let ended = self.unsettled.iter().flat_map(|(start, again)| {
+            let (run, again) = (start.run, *again);
+            [Line::Start(start.clone()), Line::End { run, again }]
+        });
+        let open = self.unfinished.iter().cloned().map(Line::Start);
+        [head, settled]
+            .into_iter()
+            .chain(ran)
+            .chain(ended)
+            .chain(open)
     }
 }
 
@@ -384,43 +370,6 @@ fn remember_ran(ran: &mut HashMap<String, String>, line: Line) {
         }
         Line::Start(_) | Line::Ledger { .. } | Line::End { .. } | Line::Settled { .. } => {}
     }
-}
-
-fn read_all(file: &File) -> io::Result<Vec<u8>> {
-    let size = file.metadata()?.len();
-    if size > LARGEST {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("it has {size} bytes, more than any ledger"),
-        ));
-    }
-    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
-}
-
-/// Gives a ledger that cannot be relied on another name. It is kept: somebody may want to know.
-fn set_aside(dir: &Dir) -> anyhow::Result<String> {
-    for number in 1_u32.. {
-        let name = format!("ledger.bad-{number}");
-        match dir.rename_noreplace(OsStr::new(NAME), dir, OsStr::new(&name)) {
-            Ok(()) => return Ok(name),
-            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(err) => return Err(err).context("setting a damaged ledger aside"),
-        }
-    }
-    anyhow::bail!("no name is left for a damaged ledger")
-}
-
-/// The names in an output image's `gvad` directory that are run directories, with their numbers.
-///
-/// # Errors
-/// Those of reading a directory.
-pub fn run_directories(dir: &Dir) -> io::Result<Vec<(u64, OsString)>> {
-    let names = dir.names()?.into_iter();
-    Ok(names
-        .filter_map(|name| crate::name::run_number(&name).map(|run| (run, name)))
-        .collect())
 }
 
 #[cfg(test)]

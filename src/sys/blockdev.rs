@@ -7,10 +7,11 @@
 
 use super::partition::{self, Entry, Place};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// A block device that is attached and not empty.
@@ -271,6 +272,17 @@ mod ioctl {
         unsafe { blkgetsize64(file, &raw mut answer) }?;
         Ok(answer)
     }
+}
+
+/// Opens a device for reading; a drive without a medium does not make this wait.
+///
+/// # Errors
+/// Those of open(2), such as `ENOMEDIUM`.
+pub fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
 }
 
 /// Major and minor number of a device number as stat(2) gives it.

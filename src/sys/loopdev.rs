@@ -151,7 +151,7 @@ pub fn attached_to(
         .filter_map(|path| {
             let info = status(&path).ok()?;
             let same = info.inode == wanted.ino() && info.device == wanted.dev();
-            same.then(|| Attached {
+            same.then_some(Attached {
                 path,
                 read_only: info.flags & LO_FLAGS_READ_ONLY != 0,
             })

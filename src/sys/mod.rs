@@ -4,6 +4,7 @@
 pub mod blockdev;
 pub mod cgroup;
 pub mod dir;
+pub mod errno;
 pub mod file;
 pub mod lock;
 pub mod loopdev;

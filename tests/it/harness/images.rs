@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::process::tool;
+use super::wait_until;
 
 /// A file system that gvad mounts in these tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +117,14 @@ impl Image {
         tool(&mut mount);
         let result = act(point);
         tool(Command::new("umount").arg(point));
+        // The kernel detaches the loop device in its own time; gvad would find the image in use.
+        let mut losetup = Command::new("losetup");
+        losetup
+            .args(["-n", "-O", "AUTOCLEAR", "-j"])
+            .arg(&self.path);
+        wait_until("the image is detached", || {
+            !tool(&mut losetup).contains('1')
+        });
         result
     }
 }

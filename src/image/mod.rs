@@ -1,0 +1,178 @@
+//! Images: finding the device, file, directory or share that a source names, mounting it, and unmounting it again.
+
+mod find;
+mod mounting;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+use tracing::{info, warn};
+
+use crate::ledger::line::Medium;
+use crate::source::is_share;
+use crate::sys::blockdev::{self};
+use crate::sys::errno::EBUSY;
+use crate::sys::mount;
+use find::{Found, find};
+
+/// Mounting replays journals, which takes time; a device that answers nothing at all must still come to an end.
+const MOUNT_BOUND: Duration = Duration::from_secs(300);
+/// How long whoever uses an image may take to let it go before it is detached from under him.
+const UNMOUNT_BOUND: Duration = Duration::from_secs(5);
+
+/// What an image is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// The scripts.
+    Application,
+    /// The data.
+    Data,
+    /// The results.
+    Output,
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Role::Application => "application",
+            Role::Data => "data",
+            Role::Output => "output",
+        })
+    }
+}
+
+/// How an image is to be mounted.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// What for.
+    pub role: Role,
+    /// As the configuration has it.
+    pub source: String,
+    /// `auto`, or a type.
+    pub fstype: String,
+    /// More mount options.
+    pub options: String,
+    /// Where.
+    pub mount_point: PathBuf,
+    /// Not even if it could be written.
+    pub read_only: bool,
+}
+
+/// An image in use.
+#[derive(Debug)]
+pub struct Image {
+    /// What for.
+    pub role: Role,
+    /// As the configuration has it.
+    pub source: String,
+    /// The device, or what else it is on.
+    pub device: PathBuf,
+    /// Where it can be reached.
+    pub path: PathBuf,
+    /// Type of the file system.
+    pub fstype: String,
+    /// It cannot be written.
+    pub read_only: bool,
+    /// Which file system it is.
+    pub medium: Medium,
+    /// gvad mounted it; so many mounts were at its place before.
+    mounted_over: Option<usize>,
+}
+
+fn naming(wanted: &Wanted) -> String {
+    format!("{} image {}", wanted.role, wanted.source)
+}
+
+/// Finds and mounts the image; `None` if it is not there.
+///
+/// # Errors
+/// It is there but cannot be used: one line that names source, device, type and the kernel's answer.
+pub async fn attach(wanted: &Wanted) -> anyhow::Result<Option<Image>> {
+    let own = wanted.clone();
+    let work = tokio::task::spawn_blocking(move || {
+        find(&own)?.map(|found| use_image(&own, found)).transpose()
+    });
+    match tokio::time::timeout(MOUNT_BOUND, work).await {
+        Ok(done) => done
+            .context("mounting")
+            .flatten()
+            .with_context(|| naming(wanted)),
+        Err(_) => Err(anyhow!("the device did not answer within 5 minutes"))
+            .with_context(|| naming(wanted)),
+    }
+}
+
+fn use_image(wanted: &Wanted, found: Found) -> anyhow::Result<Image> {
+    match found {
+        Found::Directory(path) => mounting::directory(wanted, path),
+        Found::Share(tag) => mounting::share(wanted, &tag),
+        Found::Device(path) => {
+            let size = blockdev::size(
+                &blockdev::open(&path).with_context(|| format!("opening {}", path.display()))?,
+            )?;
+            mounting::device(wanted, &path, size, None)
+        }
+        Found::ImageFile(path) => mounting::file(wanted, &path),
+    }
+}
+
+impl Image {
+    /// Another machine may write to it.
+    #[must_use]
+    pub fn shared(&self) -> bool {
+        is_share(&self.fstype)
+    }
+
+    /// A rename is on the disk no later than anything that is done after it: the file system keeps a journal.
+    #[must_use]
+    pub fn orders_renames(&self) -> bool {
+        matches!(self.fstype.as_str(), "ext3" | "ext4" | "xfs" | "btrfs")
+    }
+
+    /// Unmounts it, if gvad mounted it, and with it whatever was mounted below.
+    ///
+    /// # Errors
+    /// It is still in use and was detached: it goes away when its users end.
+    pub async fn release(self) -> anyhow::Result<()> {
+        let Some(keep) = self.mounted_over else {
+            return Ok(());
+        };
+        let path = self.path.clone();
+        let work = tokio::task::spawn_blocking(move || unmount(&path, keep));
+        let done = match tokio::time::timeout(MOUNT_BOUND, work).await {
+            Ok(done) => done.context("unmounting").flatten(),
+            Err(_) => Err(anyhow!("the device did not answer within 5 minutes")),
+        };
+        done.with_context(|| {
+            format!(
+                "unmounting the {} image from {}",
+                self.role,
+                self.path.display()
+            )
+        })?;
+        info!(role = %self.role, at = %self.path.display(), "unmounted");
+        Ok(())
+    }
+}
+
+fn unmount(path: &Path, keep: usize) -> anyhow::Result<()> {
+    let until = std::time::Instant::now() + UNMOUNT_BOUND;
+    loop {
+        match mount::unmount_tree(path, keep, false) {
+            Err(err) if err.raw_os_error() == Some(EBUSY) && std::time::Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(err) if err.raw_os_error() == Some(EBUSY) => {
+                warn!(
+                    "{} is still in use: detaching it; it goes away when its users end",
+                    path.display()
+                );
+                return Ok(mount::unmount_tree(path, keep, true)?);
+            }
+            other => return Ok(other?),
+        }
+    }
+}

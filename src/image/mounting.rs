@@ -1,0 +1,291 @@
+//! Mounting what was found: directories in place, shares, devices, and image files by way of a loop device.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use tracing::info;
+
+use super::{Image, Role, Wanted};
+use crate::config::{DEV, SYS_CLASS_BLOCK};
+use crate::ledger::line::Medium;
+use crate::sys::blockdev;
+use crate::sys::errno::{EBUSY, EINVAL, ENODEV};
+use crate::sys::lock::{Lock, Mode, try_lock};
+use crate::sys::superblock::{self, Content};
+use crate::sys::{loopdev, mount, mountinfo};
+
+pub(super) fn directory(wanted: &Wanted, path: PathBuf) -> anyhow::Result<Image> {
+    let dir = crate::sys::dir::Dir::open(&path)?;
+    let id = crate::sys::file::file_system_id(&dir)?;
+    Ok(Image {
+        role: wanted.role,
+        source: wanted.source.clone(),
+        device: path.clone(),
+        fstype: "directory".to_owned(),
+        read_only: wanted.read_only || crate::sys::file::room(&dir)?.read_only,
+        medium: Medium {
+            id,
+            lasting_inodes: true,
+        },
+        mounted_over: None,
+        path,
+    })
+}
+
+pub(super) fn share(wanted: &Wanted, tag: &str) -> anyhow::Result<Image> {
+    let medium = Medium {
+        id: format!("{}-{tag}", wanted.fstype),
+        lasting_inodes: true,
+    };
+    at_mount_point(wanted, tag, &wanted.fstype, medium, wanted.read_only, false)
+}
+
+pub(super) fn file(wanted: &Wanted, path: &Path) -> anyhow::Result<Image> {
+    let (file, read_only) = match OpenOptions::new()
+        .read(true)
+        .write(!wanted.read_only)
+        .open(path)
+    {
+        Err(err)
+            if matches!(
+                err.kind(),
+                io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+            ) =>
+        {
+            (
+                File::open(path).with_context(|| format!("opening {}", path.display()))?,
+                true,
+            )
+        }
+        other => (
+            other.with_context(|| format!("opening {}", path.display()))?,
+            wanted.read_only,
+        ),
+    };
+    // The loop device holds the file open, and with it this lock, until it is detached.
+    let _lock: Lock = try_lock(
+        &file,
+        if read_only && wanted.role == Role::Data {
+            Mode::Shared
+        } else {
+            Mode::Exclusive
+        },
+    )?
+    .ok_or_else(|| anyhow!("{} is in use by another gvad", path.display()))?;
+    let loops = blockdev::list(Path::new(SYS_CLASS_BLOCK), Path::new(DEV))?;
+    let loops = loops
+        .into_iter()
+        .map(|device| device.path)
+        .filter(|path| path.as_os_str().as_bytes().starts_with(b"/dev/loop"));
+    for other in loopdev::attached_to(&file, loops)? {
+        if !(read_only && other.read_only) {
+            bail!(
+                "{} is already attached as {}: two devices on one file destroy it; detach that, or name the device as the source",
+                path.display(),
+                other.path.display()
+            );
+        }
+    }
+    let attached = loopdev::attach(&file, read_only)
+        .with_context(|| format!("attaching {} as a loop device", path.display()))?;
+    device(
+        wanted,
+        &attached.path,
+        blockdev::size(&attached.file)?,
+        Some(path),
+    )
+}
+
+pub(super) fn device(
+    wanted: &Wanted,
+    device: &Path,
+    size: u64,
+    file: Option<&Path>,
+) -> anyhow::Result<Image> {
+    let shown = file.unwrap_or(device).display();
+    let opened = blockdev::open(device).with_context(|| format!("opening {}", device.display()))?;
+    let content = superblock::probe(&opened, size)
+        .with_context(|| format!("reading the superblock of {shown}"))?;
+    let superblock = match content {
+        Content::FileSystem(superblock) => superblock,
+        Content::Other(what) => bail!("{shown} holds {what}, not a file system"),
+        Content::Unknown => bail!(
+            "{shown} holds no file system that gvad knows ({size} bytes, no superblock found)"
+        ),
+    };
+    let fstype = if wanted.fstype == "auto" {
+        superblock.fstype
+    } else {
+        wanted.fstype.as_str()
+    };
+    let dirty = superblock.needs_recovery;
+    let medium = Medium {
+        id: superblock.medium,
+        lasting_inodes: fstype != "vfat",
+    };
+    let device_read_only = blockdev::read_only(&opened)?;
+    drop(opened);
+    let source = device
+        .to_str()
+        .ok_or_else(|| anyhow!("{shown} has a name that is no text"))?;
+    let read_only = wanted.read_only || device_read_only;
+    let mounted = at_mount_point(wanted, source, fstype, medium, read_only, true);
+    mounted.map(|image| Image { device: file.unwrap_or(device).to_owned(), ..image }).map_err(|err| {
+        let hint = if dirty && device_read_only {
+            "; its journal must be replayed, and the device is read-only: mount it writable once, or accept its old state with options = \"noload\""
+        } else {
+            ""
+        };
+        anyhow!("{shown} is {fstype}, but {err:#}{hint}")
+    })
+}
+
+/// Mounts, writable if that can be.
+fn at_mount_point(
+    wanted: &Wanted,
+    source: &str,
+    fstype: &str,
+    medium: Medium,
+    read_only: bool,
+    device: bool,
+) -> anyhow::Result<Image> {
+    let target = &wanted.mount_point;
+    fs::create_dir_all(target)
+        .with_context(|| format!("making the mount point {}", target.display()))?;
+    let target = target
+        .canonicalize()
+        .with_context(|| format!("looking at the mount point {}", target.display()))?;
+    if device && let Some(image) = already_mounted(wanted, source, fstype, &medium, &target)? {
+        return Ok(image);
+    }
+    let over = mount::count_at(&target)?;
+    let never_writable = matches!(fstype, "iso9660" | "squashfs" | "erofs");
+    let (flags, words) = split_options(&wanted.options);
+    let data = file_system_options(fstype, &words);
+    let attempt = |fstype: &str, read_only| {
+        let request = mount::Request {
+            source,
+            fstype,
+            data: &data,
+            flags: &flags,
+            read_only,
+        };
+        mount::mount(&request, &target)
+    };
+    let mut read_only = read_only || never_writable;
+    let mut answer = attempt(fstype, read_only);
+    // A kernel that has no driver of that name serves ext2 and ext3 by ext4's.
+    let fstype = match &answer {
+        Err(err) if err.raw_os_error() == Some(ENODEV) && matches!(fstype, "ext2" | "ext3") => {
+            answer = attempt("ext4", read_only);
+            "ext4"
+        }
+        _ => fstype,
+    };
+    if let Err(err) = &answer
+        && !read_only
+        && matches!(
+            err.kind(),
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+        )
+    {
+        read_only = true;
+        answer = attempt(fstype, read_only);
+    }
+    answer.map_err(|err| {
+        anyhow!(
+            "mounting it at {} failed: {}",
+            target.display(),
+            explain_mount(fstype, &err)
+        )
+    })?;
+    info!(role = %wanted.role, source = wanted.source, device = source, fstype, read_only, at = %target.display(), "mounted");
+    Ok(Image {
+        role: wanted.role,
+        source: wanted.source.clone(),
+        device: source.into(),
+        path: target,
+        fstype: fstype.to_owned(),
+        read_only,
+        medium,
+        mounted_over: Some(over),
+    })
+}
+
+fn explain_mount(fstype: &str, err: &io::Error) -> String {
+    let hint = match err.raw_os_error() {
+        Some(ENODEV) => format!("; this kernel has no {fstype}"),
+        Some(EINVAL) if fstype == "xfs" => {
+            "; a wrong option or a damaged image, or another file system with this UUID is mounted (options = \"nouuid\")".to_owned()
+        }
+        Some(EINVAL) => "; a wrong option, or a damaged image: see the kernel's log".to_owned(),
+        Some(EBUSY) => "; it is mounted elsewhere in another way".to_owned(),
+        _ => "; see the kernel's log".to_owned(),
+    };
+    format!("{err}{hint}")
+}
+
+/// What was mounted at the place before gvad came is used, if it is the same device, and left alone at the end.
+fn already_mounted(
+    wanted: &Wanted,
+    source: &str,
+    fstype: &str,
+    medium: &Medium,
+    target: &Path,
+) -> anyhow::Result<Option<Image>> {
+    let Some(there) = mountinfo::list()?
+        .into_iter()
+        .rfind(|mount| mount.path == target)
+    else {
+        return Ok(None);
+    };
+    let device = blockdev::numbers(fs::metadata(source)?.rdev());
+    if (there.major, there.minor) != device && there.source != *source {
+        bail!(
+            "{} is already a mount, of {}",
+            target.display(),
+            there.source.to_string_lossy()
+        );
+    }
+    let room = crate::sys::file::room(&crate::sys::dir::Dir::open(target)?)?;
+    Ok(Some(Image {
+        role: wanted.role,
+        source: wanted.source.clone(),
+        device: source.into(),
+        path: target.to_owned(),
+        fstype: fstype.to_owned(),
+        read_only: wanted.read_only || room.read_only,
+        medium: medium.clone(),
+        mounted_over: None,
+    }))
+}
+
+fn split_options(options: &str) -> (Vec<&str>, Vec<&str>) {
+    options
+        .split(',')
+        .filter(|option| !option.is_empty())
+        .partition(|option| mount::is_flag(option))
+}
+
+/// The options that gvad always gives, behind the user's own, so that they hold.
+fn file_system_options(fstype: &str, words: &[&str]) -> String {
+    let always = match fstype {
+        // An image can carry errors=panic, and would then stop the whole guest. ext4(5)
+        "ext2" | "ext3" | "ext4" => "errors=remount-ro",
+        // No showexec: it takes the execute bit from every name that does not end in .exe, .com or .bat.
+        "vfat" => "uid=0,gid=0,fmask=0077,dmask=0077",
+        "9p" => "trans=virtio,version=9p2000.L",
+        _ => "",
+    };
+    words
+        .iter()
+        .copied()
+        .chain(Some(always))
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(",")
+}

@@ -1,0 +1,64 @@
+//! The ledger as a file: reading it whole, putting a new one in its place, setting a damaged one aside.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use anyhow::Context;
+
+use crate::sys::dir::Dir;
+
+pub(super) const NAME: &str = "ledger";
+pub(super) const NEW_NAME: &str = ".ledger.new";
+/// Blocks are set aside in steps of this, in bytes.
+const STEP: usize = 1 << 20;
+/// A ledger is never larger; one that claims to be is not read.
+const LARGEST: u64 = 1 << 30;
+
+/// Makes a file of `bytes` and as many zeros behind them or more, durable, and puts it in the place of the ledger. Returns it and its
+/// length.
+pub(super) fn replace(dir: &Dir, mut bytes: Vec<u8>) -> io::Result<(File, u64)> {
+    // Zeros that are written, not merely reserved: only blocks that have been written can be overwritten without the journal.
+    bytes.resize((bytes.len() * 2).next_multiple_of(STEP), 0);
+    match dir.remove_file(OsStr::new(NEW_NAME)) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+        _ => {}
+    }
+    let file = dir.create(OsStr::new(NEW_NAME), 0o600)?;
+    let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all());
+    if let Err(err) = written {
+        // Nothing of the old file was touched; what is left of the new one is removed at the next start at the latest.
+        let _ = dir.remove_file(OsStr::new(NEW_NAME));
+        return Err(err);
+    }
+    dir.rename(OsStr::new(NEW_NAME), dir, OsStr::new(NAME))?;
+    dir.sync()?;
+    Ok((file, bytes.len() as u64))
+}
+
+pub(super) fn read_all(file: &File) -> io::Result<Vec<u8>> {
+    let size = file.metadata()?.len();
+    if size > LARGEST {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("it has {size} bytes, more than any ledger"),
+        ));
+    }
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Gives a ledger that cannot be relied on another name. It is kept: somebody may want to know.
+pub(super) fn set_aside(dir: &Dir) -> anyhow::Result<String> {
+    for number in 1_u32.. {
+        let name = format!("ledger.bad-{number}");
+        match dir.rename_noreplace(OsStr::new(NAME), dir, OsStr::new(&name)) {
+            Ok(()) => return Ok(name),
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(err) => return Err(err).context("setting a damaged ledger aside"),
+        }
+    }
+    anyhow::bail!("no name is left for a damaged ledger")
+}

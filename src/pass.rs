@@ -1,0 +1,177 @@
+//! A pass: one look at script-bin, and a job for each script that is there.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::claim::ScriptBin;
+use crate::job::JobEnd;
+use crate::name::ScriptName;
+use crate::scan::{Listing, scan};
+use crate::session::{SETTLE_EVERY, Session};
+use crate::status::{PassedOver, State};
+use crate::sys::dir::Look;
+use crate::sys::errno::{ELOOP, ENOTDIR, EXDEV};
+use crate::sys::file;
+use crate::watch::Watcher;
+
+impl Session<'_> {
+    /// Looks once and runs what is there.
+    pub(crate) async fn pass(&mut self) -> anyhow::Result<Pass> {
+        let ctx = self.ctx;
+        let mut pass = Pass::default();
+        while let Some(resumed) = self.first.front().cloned() {
+            if ctx.stop.wanted() {
+                return Ok(pass);
+            }
+            let end = self
+                .work
+                .resume(ctx, &resumed.name, resumed.attempt)
+                .await?;
+            if !self.note(&mut pass, &resumed.name, end)? {
+                return Ok(pass);
+            }
+            self.first.pop_front();
+        }
+        let listing = match self.look()? {
+            Ok(listing) => listing,
+            Err(blocked) => {
+                (pass.blocked, pass.state) = (Some(blocked), State::WaitingForApplication);
+                return Ok(pass);
+            }
+        };
+        self.settling.keep(&listing.scripts);
+        pass.passed_over = listing
+            .passed_over
+            .into_iter()
+            .map(|(name, reason)| (name, reason.to_owned()))
+            .collect();
+        let total = listing.scripts.len();
+        for (index, name) in listing.scripts.iter().enumerate() {
+            if ctx.stop.wanted() {
+                break;
+            }
+            let end = self.work.take(ctx, name, &mut self.settling).await?;
+            if matches!(end, JobEnd::Done) {
+                ctx.board
+                    .update(|status| status.counts.waiting = total - index - 1);
+            }
+            if !self.note(&mut pass, name, end)? {
+                break;
+            }
+        }
+        self.told.tell(
+            pass.passed_over
+                .iter()
+                .map(|(name, reason)| (name.as_os_str(), reason.as_str())),
+        );
+        let shown: Vec<PassedOver> = pass
+            .passed_over
+            .iter()
+            .map(|(name, reason)| PassedOver {
+                name: ScriptName::of(name),
+                reason: reason.clone(),
+            })
+            .collect();
+        let waiting = if pass.blocked.is_some() {
+            total.saturating_sub(pass.done)
+        } else {
+            pass.unfinished
+        };
+        ctx.board.listing(waiting, &shown);
+        Ok(pass)
+    }
+
+    /// Notes what became of a job. False if no further one can be run now.
+    fn note(&mut self, pass: &mut Pass, name: &OsString, end: JobEnd) -> anyhow::Result<bool> {
+        match end {
+            JobEnd::Done => {
+                pass.ran = true;
+                pass.done += 1;
+                self.since_settled += 1;
+                if self.since_settled >= SETTLE_EVERY {
+                    self.settle()?;
+                }
+            }
+            JobEnd::NotYet(reason) => {
+                pass.unfinished += 1;
+                pass.passed_over.push((name.clone(), reason.to_owned()));
+            }
+            JobEnd::PassedOver(reason) => pass.passed_over.push((name.clone(), reason)),
+            JobEnd::Nothing => {}
+            JobEnd::Blocked(reason) => {
+                (pass.blocked, pass.state) = (Some(reason), State::WaitingForOutput);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Opens script-bin anew, since a script may have replaced it, and lists it.
+    fn look(&mut self) -> anyhow::Result<Result<Listing, String>> {
+        let config = self.ctx.config();
+        let script_bin = &config.application.script_bin;
+        let image_writable = self.work.script_bin.claims.is_some() || self.work.script_bin.shared;
+        let writable = image_writable && !file::room(&self.root)?.read_only;
+        let opened = ScriptBin::open(&self.root, script_bin, self.work.ledger.id(), writable);
+        let (dir, claims) = match opened {
+            Ok(opened) => opened,
+            Err(err) => return Ok(Err(refusal(&err, script_bin))),
+        };
+        let inode = Look::at(&dir)?.inode;
+        if self
+            .watched
+            .as_ref()
+            .is_none_or(|(watched, _)| *watched != inode)
+        {
+            let path = self.work.places.application.join(script_bin);
+            self.watched = Some((inode, Watcher::new(&path)));
+        }
+        (self.work.script_bin.dir, self.work.script_bin.claims) = (dir, claims);
+        Ok(Ok(scan(&self.work.script_bin.dir).with_context(|| {
+            format!("listing {}", script_bin.display())
+        })?))
+    }
+}
+
+/// Why script-bin is not used.
+fn refusal(err: &anyhow::Error, script_bin: &Path) -> String {
+    let code = err
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::raw_os_error);
+    match code {
+        Some(ELOOP) => format!(
+            "{} is or lies behind a symbolic link, which gvad does not follow",
+            script_bin.display()
+        ),
+        Some(EXDEV) => format!("something is mounted over {}", script_bin.display()),
+        Some(ENOTDIR) => format!("{} is not a directory", script_bin.display()),
+        _ => format!("{err:#}"),
+    }
+}
+
+/// What one look came to.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    pub(crate) ran: bool,
+    done: usize,
+    pub(crate) unfinished: usize,
+    pub(crate) blocked: Option<String>,
+    pub(crate) state: State,
+    passed_over: Vec<(OsString, String)>,
+}
+
+impl Default for Pass {
+    fn default() -> Pass {
+        Pass {
+            ran: false,
+            done: 0,
+            unfinished: 0,
+            blocked: None,
+            state: State::Idle,
+            passed_over: Vec::new(),
+        }
+    }
+}

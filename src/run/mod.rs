@@ -1,0 +1,244 @@
+//! Running: a staged script is started, supervised, and its whole tree of processes ended. What its surroundings are and when it must end
+//! comes from the configuration; what it did goes to `record`.
+
+pub mod supervise;
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::warn;
+
+use crate::capture::Capture;
+use crate::explain::explain;
+use crate::sys::cgroup::{Cgroup, Parent};
+use crate::sys::process::{self};
+use crate::sys::ready;
+use crate::sys::spawn::{self, Child, Program, Step};
+use supervise::Running;
+
+/// What every run needs and none changes.
+#[derive(Debug)]
+pub struct Runner {
+    parent: Option<Parent>,
+    nowhere: Rc<File>,
+    nothing: File,
+    /// The id of this boot.
+    pub boot_id: String,
+}
+
+/// Limits and manners of one run.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// None: no limit.
+    pub timeout: Option<Duration>,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// Bytes of each stream that are kept.
+    pub output: u64,
+    /// Processes that outlive the script are ended.
+    pub end_tree: bool,
+}
+
+/// Everything that can fail has been made; nothing has been started.
+#[derive(Debug)]
+pub struct Ready {
+    stdout: Capture,
+    stderr: Capture,
+    cgroup: Option<Cgroup>,
+    program: CString,
+    directory: CString,
+    environment: Vec<CString>,
+}
+
+impl Runner {
+    /// Finds what there is of control groups.
+    ///
+    /// # Errors
+    /// `/proc` or `/dev/null` is not there.
+    pub fn new() -> io::Result<Runner> {
+        let parent = crate::sys::cgroup::own()?;
+        if parent.is_none() {
+            warn!(
+                "no cgroup v2 is mounted: processes that leave a script's tree are found by their parent instead"
+            );
+        }
+        Ok(Runner {
+            parent,
+            nowhere: Rc::new(File::options().write(true).open("/dev/null")?),
+            nothing: File::open("/dev/null")?,
+            boot_id: process::boot_id()?,
+        })
+    }
+
+    /// Makes what a run needs: pipes and control group.
+    ///
+    /// # Errors
+    /// Descriptors or memory are short; a name with a NUL byte.
+    pub fn ready(
+        &self,
+        group: &str,
+        files: (File, File),
+        limits: Limits,
+        script: &Path,
+        directory: &Path,
+        environment: &[(OsString, OsString)],
+    ) -> io::Result<Ready> {
+        let cgroup = match self.parent.as_ref().map(|parent| parent.make(group)) {
+            Some(Ok(cgroup)) => Some(cgroup),
+            Some(Err(err)) => {
+                warn!("making the control group {group}: {err}; the script runs without");
+                None
+            }
+            None => None,
+        };
+        let environment = environment.iter().map(|(name, value)| {
+            let mut variable = name.as_bytes().to_vec();
+            variable.push(b'=');
+            variable.extend_from_slice(value.as_bytes());
+            CString::new(variable)
+        });
+        let ready = || -> io::Result<_> {
+            let (stdout, stderr) = files;
+            Ok((
+                Capture::new(stdout, Rc::clone(&self.nowhere), limits.output)?,
+                Capture::new(stderr, Rc::clone(&self.nowhere), limits.output)?,
+                CString::new(script.as_os_str().as_bytes())?,
+                CString::new(directory.as_os_str().as_bytes())?,
+                environment.collect::<Result<Vec<_>, _>>()?,
+            ))
+        };
+        match ready() {
+            Ok((stdout, stderr, program, directory, environment)) => Ok(Ready {
+                stdout,
+                stderr,
+                cgroup,
+                program,
+                directory,
+                environment,
+            }),
+            Err(err) => {
+                remove_group(cgroup);
+                Err(err)
+            }
+        }
+    }
+}
+
+fn remove_group(cgroup: Option<Cgroup>) {
+    if let Some(cgroup) = cgroup {
+        let path = cgroup.path().to_owned();
+        if let Err(err) = cgroup.remove() {
+            warn!("removing the control group {}: {err}", path.display());
+        }
+    }
+}
+
+impl Ready {
+    /// Path of the control group, for the start mark.
+    #[must_use]
+    pub fn cgroup(&self) -> Option<String> {
+        self.cgroup
+            .as_ref()
+            .and_then(|cgroup| cgroup.path().to_str().map(str::to_owned))
+    }
+
+    /// Lets everything go; the script is not started.
+    pub fn abandon(self) {
+        remove_group(self.cgroup);
+    }
+
+    /// Starts the script. The start mark must be durable.
+    ///
+    /// # Errors
+    /// It was not started; a text that says why.
+    pub fn start(mut self, runner: &Runner, limits: Limits) -> Result<Running, String> {
+        if self.cgroup.is_none()
+            && let Err(err) = process::set_subreaper(limits.end_tree)
+        {
+            warn!("becoming the parent of orphans: {err}");
+        }
+        let ooms = self.oom_kills();
+        let started = Instant::now();
+        let started_at = SystemTime::now();
+        let spawned = match (self.stdout.write_end(), self.stderr.write_end()) {
+            (Some(stdout), Some(stderr)) => spawn::spawn(&Program {
+                path: &self.program,
+                environment: &self.environment,
+                directory: &self.directory,
+                stdin: runner.nothing.as_fd(),
+                stdout,
+                stderr,
+                cgroup: self.cgroup.as_ref().map(Cgroup::as_fd),
+            }),
+            _ => unreachable_pipe(),
+        };
+        let reason = match spawned {
+            Ok(child) => match child.pidfd.try_clone().and_then(ready::readable) {
+                Ok(exit) => {
+                    self.stdout.started();
+                    self.stderr.started();
+                    let Ready {
+                        stdout,
+                        stderr,
+                        cgroup,
+                        ..
+                    } = self;
+                    return Ok(Running {
+                        child,
+                        exit,
+                        stdout,
+                        stderr,
+                        cgroup,
+                        started,
+                        started_at,
+                        ooms,
+                    });
+                }
+                Err(err) => {
+                    // It runs but cannot be waited for: the only safe thing is to end it and say so.
+                    let _ = process::kill_group(child.pid);
+                    let _ = process::reap_blocking(&child.pidfd);
+                    format!("watching the process: {err}; it was ended at once")
+                }
+            },
+            Err(refused) => match refused.step {
+                Step::Clone => format!("making a process: {}", refused.error),
+                Step::Directory => format!(
+                    "entering {}: {}",
+                    self.directory.to_string_lossy(),
+                    refused.error
+                ),
+                Step::Surroundings => {
+                    format!("making the script's surroundings: {}", refused.error)
+                }
+                Step::Execute => explain(
+                    Path::new(OsStr::from_bytes(self.program.as_bytes())),
+                    &refused.error,
+                ),
+            },
+        };
+        remove_group(self.cgroup);
+        Err(reason)
+    }
+
+    fn oom_kills(&self) -> Option<u64> {
+        self.cgroup
+            .as_ref()
+            .and_then(Cgroup::oom_kills)
+            .or_else(process::oom_kills)
+    }
+}
+
+fn unreachable_pipe() -> Result<Child, spawn::NotStarted> {
+    let error = io::Error::from(io::ErrorKind::BrokenPipe);
+    Err(spawn::NotStarted {
+        step: Step::Surroundings,
+        error,
+    })
+}
