@@ -7,8 +7,6 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-
 use crate::ledger::line::{Identity, Medium};
 use crate::scan::objection;
 use crate::sys::dir::{Dir, Look};
@@ -80,32 +78,6 @@ pub enum Claiming {
 }
 
 impl ScriptBin {
-    /// Opens script-bin in the image, and the directory of this ledger's claims; both are made if the image can be written.
-    ///
-    /// # Errors
-    /// It is a symbolic link, something is mounted on it, or the kernel's answer. `NotFound` within the chain: it is missing, and the
-    /// image cannot be written.
-    pub fn open(
-        root: &Dir,
-        script_bin: &Path,
-        ledger: &str,
-        writable: bool,
-    ) -> anyhow::Result<(Dir, Option<Dir>)> {
-        let dir = open_or_make(root, script_bin, writable)
-            .with_context(|| format!("opening {}", script_bin.display()))?;
-        if !writable {
-            return Ok((dir, None));
-        }
-        let claims = || -> io::Result<Dir> {
-            dir.ensure_dir(OsStr::new(CLAIMS), 0o700)?;
-            let all = dir.open_dir(CLAIMS)?;
-            all.ensure_dir(OsStr::new(ledger), 0o700)?;
-            all.open_dir(ledger)
-        };
-        let claims = claims().context("making the directory of claims in script-bin")?;
-        Ok((dir, Some(claims)))
-    }
-
     /// The claims of other ledgers: names of their directories.
     ///
     /// # Errors
@@ -155,8 +127,9 @@ impl ScriptBin {
             Err(err) => return gone(err),
         };
         let look = Look::at(&file)?;
-        // Between the listing and now somebody may have put something else there.
-        if objection(name, &look, false).is_some() {
+        // Between the listing and now somebody may have put something else there, or opened the directory to all.
+        let open_to_all = Look::at(&self.dir)?.world_writable();
+        if objection(name, &look, open_to_all).is_some() {
             return Ok(Opening::Gone);
         }
         if self.shared && !settling.settled(name, &look, settle) {
@@ -289,7 +262,12 @@ impl ScriptBin {
     }
 }
 
-fn open_or_make(root: &Dir, script_bin: &Path, writable: bool) -> io::Result<Dir> {
+/// Opens script-bin in the image; it is made if the image can be written.
+///
+/// # Errors
+/// `ELOOP`: a symbolic link leads there; `EXDEV`: something is mounted on it; `ENOENT`: it is missing, and the image cannot be written;
+/// others of openat2(2).
+pub fn open_script_bin(root: &Dir, script_bin: &Path, writable: bool) -> io::Result<Dir> {
     match root.open_dir(script_bin) {
         Err(err) if err.kind() == io::ErrorKind::NotFound && writable => {
             let mut at = root.try_clone()?;
@@ -301,6 +279,20 @@ fn open_or_make(root: &Dir, script_bin: &Path, writable: bool) -> io::Result<Dir
         }
         other => other,
     }
+}
+
+/// Opens the directory of this ledger's claims in script-bin, and makes it if need be; `None` on an image that cannot be written.
+///
+/// # Errors
+/// The image is full, or something else stands in its place.
+pub fn open_claims(script_bin: &Dir, ledger: &str, writable: bool) -> io::Result<Option<Dir>> {
+    if !writable {
+        return Ok(None);
+    }
+    script_bin.ensure_dir(OsStr::new(CLAIMS), 0o700)?;
+    let all = script_bin.open_dir(CLAIMS)?;
+    all.ensure_dir(OsStr::new(ledger), 0o700)?;
+    all.open_dir(ledger).map(Some)
 }
 
 /// Remembers since when each script on a share looks as it does.

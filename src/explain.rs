@@ -83,7 +83,7 @@ fn not_executable_format(script: &Path) -> Option<String> {
         } else if shebang(&bytes).is_none() {
             "no interpreter is named behind #!: the first line must be such as #!/bin/sh".to_owned()
         } else {
-            "its interpreter is no program that this machine can execute".to_owned()
+            interpreter(script, 0).unwrap_or_else(|| unusable_interpreter(&bytes))
         });
     }
     let text = !bytes.iter().take(512).any(|&byte| byte == 0);
@@ -108,6 +108,12 @@ fn shebang(bytes: &[u8]) -> Option<&[u8]> {
         .split(|byte| blank(byte) || *byte == 0)
         .next()
         .filter(|word| !word.is_empty())
+}
+
+fn unusable_interpreter(bytes: &[u8]) -> String {
+    let word = shebang(bytes).unwrap_or_default();
+    let shown = crate::name::shown(OsStr::from_bytes(word));
+    format!("its interpreter \"{shown}\" is no program that this machine can execute")
 }
 
 /// `ENOENT`, `EACCES`: the file itself is there and executable, so it is what it needs.

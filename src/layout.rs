@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Wait};
 use crate::context::Context;
-use crate::image::{Image, Role, Wanted, attach};
+use crate::image::{Image, Register, Role, Wanted, attach};
 use crate::status::{ImageStatus, State};
 use crate::surroundings::Places;
 use crate::sys::dir::Dir;
@@ -42,7 +42,12 @@ impl Layout {
     pub async fn gather(&mut self, ctx: &Context) -> anyhow::Result<bool> {
         let config = ctx.config();
         let mut since = Instant::now();
-        for wanted in [application(&config), data(&config), output(&config)] {
+        let register = Register::new(&config.run.temp_dir, &ctx.boot_id);
+        for wanted in [
+            application(&config, &register),
+            data(&config, &register),
+            output(&config, &register),
+        ] {
             // Data and output are waited for from the moment at which the application is there, side by side.
             if wanted.role == Role::Data {
                 since = Instant::now();
@@ -193,7 +198,7 @@ fn required(config: &Config, role: Role) -> bool {
     }
 }
 
-fn application(config: &Config) -> Wanted {
+fn application(config: &Config, register: &Register) -> Wanted {
     let section = &config.application;
     Wanted {
         role: Role::Application,
@@ -202,10 +207,11 @@ fn application(config: &Config) -> Wanted {
         options: section.options.clone(),
         mount_point: section.mount_point.clone(),
         read_only: section.read_only,
+        register: register.clone(),
     }
 }
 
-fn data(config: &Config) -> Wanted {
+fn data(config: &Config, register: &Register) -> Wanted {
     let section = &config.data;
     Wanted {
         role: Role::Data,
@@ -214,10 +220,11 @@ fn data(config: &Config) -> Wanted {
         options: section.options.clone(),
         mount_point: section.mount_point.clone(),
         read_only: section.read_only,
+        register: register.clone(),
     }
 }
 
-fn output(config: &Config) -> Wanted {
+fn output(config: &Config, register: &Register) -> Wanted {
     let section = &config.output;
     Wanted {
         role: Role::Output,
@@ -226,5 +233,6 @@ fn output(config: &Config) -> Wanted {
         options: section.options.clone(),
         mount_point: section.mount_point.clone(),
         read_only: false,
+        register: register.clone(),
     }
 }

@@ -30,7 +30,6 @@ pub mod systemd;
 
 pub mod image;
 pub mod layout;
-pub mod pass;
 pub mod recover;
 pub mod session;
 pub mod watch;

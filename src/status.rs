@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::image::Image;
-use crate::name::ScriptName;
+use crate::name::{ScriptName, shown};
 use crate::outcome::RunResult;
 use crate::sys::dir::Dir;
 use crate::{record, systemd};
@@ -125,9 +125,11 @@ pub struct Counts {
 /// Something in script-bin that is not run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PassedOver {
-    /// Its name.
-    #[serde(flatten)]
-    pub name: ScriptName,
+    /// Its name; what is not UTF-8 in it is replaced.
+    pub name: String,
+    /// All bytes of the name in hexadecimal, where `name` is not exact.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub name_hex: Option<String>,
     /// Why.
     pub reason: String,
 }
@@ -233,6 +235,11 @@ impl Board {
                 }
             }
         });
+    }
+
+    /// So many more wait; told with the next change.
+    pub fn waiting(&self, waiting: usize) {
+        self.0.status.borrow_mut().counts.waiting = waiting;
     }
 
     /// What the last look at script-bin gave.
@@ -365,7 +372,8 @@ impl fmt::Display for Status {
             )?;
         }
         for passed in &self.passed_over {
-            writeln!(f, "  passed over  {}: {}", passed.name, passed.reason)?;
+            let name = shown(passed.name.as_ref());
+            writeln!(f, "  passed over  {name}: {}", passed.reason)?;
         }
         let more = self
             .passed_over_count

@@ -99,12 +99,13 @@ fn parse(text: &str, path: &Path) -> anyhow::Result<Config> {
             .split_whitespace()
             .collect::<Vec<_>>()
             .join(" ");
-        let key = if key.is_empty() || key == "." {
-            String::new()
-        } else {
-            format!("{key}: ")
-        };
-        anyhow!("{}:{line}: {key}{message}", path.display())
+        let file = path.display();
+        if key.is_empty() || key == "." {
+            let there = text.lines().nth(line - 1).unwrap_or_default().trim();
+            let there: String = there.chars().take(60).filter(|c| !c.is_control()).collect();
+            return anyhow!("{file}:{line}: {message}, in: {there}");
+        }
+        anyhow!("{file}:{line}: {key}: {message}")
     };
     let document = toml::de::Deserializer::parse(text).map_err(|err| complain(&err, ""))?;
     serde_path_to_error::deserialize(document).map_err(|err| {

@@ -2,6 +2,7 @@
 
 mod find;
 mod mounting;
+mod register;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,10 +13,10 @@ use tracing::{info, warn};
 
 use crate::ledger::line::Medium;
 use crate::source::is_share;
-use crate::sys::blockdev::{self};
 use crate::sys::errno::EBUSY;
 use crate::sys::mount;
 use find::{Found, find};
+pub use register::Register;
 
 /// Mounting replays journals, which takes time; a device that answers nothing at all must still come to an end.
 const MOUNT_BOUND: Duration = Duration::from_secs(300);
@@ -59,6 +60,8 @@ pub struct Wanted {
     pub mount_point: PathBuf,
     /// Not even if it could be written.
     pub read_only: bool,
+    /// What gvad has mounted.
+    pub register: Register,
 }
 
 /// An image in use.
@@ -80,6 +83,7 @@ pub struct Image {
     pub medium: Medium,
     /// gvad mounted it; so many mounts were at its place before.
     mounted_over: Option<usize>,
+    register: Register,
 }
 
 fn naming(wanted: &Wanted) -> String {
@@ -109,12 +113,7 @@ fn use_image(wanted: &Wanted, found: Found) -> anyhow::Result<Image> {
     match found {
         Found::Directory(path) => mounting::directory(wanted, path),
         Found::Share(tag) => mounting::share(wanted, &tag),
-        Found::Device(path) => {
-            let size = blockdev::size(
-                &blockdev::open(&path).with_context(|| format!("opening {}", path.display()))?,
-            )?;
-            mounting::device(wanted, &path, size, None)
-        }
+        Found::Device(path) => mounting::device(wanted, &path, None),
         Found::ImageFile(path) => mounting::file(wanted, &path),
     }
 }
@@ -153,6 +152,7 @@ impl Image {
                 self.path.display()
             )
         })?;
+        self.register.forget(&self.path)?;
         info!(role = %self.role, at = %self.path.display(), "unmounted");
         Ok(())
     }

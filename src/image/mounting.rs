@@ -32,6 +32,7 @@ pub(super) fn directory(wanted: &Wanted, path: PathBuf) -> anyhow::Result<Image>
             lasting_inodes: true,
         },
         mounted_over: None,
+        register: wanted.register.clone(),
         path,
     })
 }
@@ -41,7 +42,7 @@ pub(super) fn share(wanted: &Wanted, tag: &str) -> anyhow::Result<Image> {
         id: format!("{}-{tag}", wanted.fstype),
         lasting_inodes: true,
     };
-    at_mount_point(wanted, tag, &wanted.fstype, medium, wanted.read_only, false)
+    at_mount_point(wanted, tag, &wanted.fstype, medium, wanted.read_only)
 }
 
 pub(super) fn file(wanted: &Wanted, path: &Path) -> anyhow::Result<Image> {
@@ -66,48 +67,64 @@ pub(super) fn file(wanted: &Wanted, path: &Path) -> anyhow::Result<Image> {
             wanted.read_only,
         ),
     };
-    // The loop device holds the file open, and with it this lock, until it is detached.
-    let _lock: Lock = try_lock(
-        &file,
-        if read_only && wanted.role == Role::Data {
-            Mode::Shared
-        } else {
-            Mode::Exclusive
-        },
-    )?
-    .ok_or_else(|| anyhow!("{} is in use by another gvad", path.display()))?;
     let loops = blockdev::list(Path::new(SYS_CLASS_BLOCK), Path::new(DEV))?;
     let loops = loops
         .into_iter()
         .map(|device| device.path)
         .filter(|path| path.as_os_str().as_bytes().starts_with(b"/dev/loop"));
-    for other in loopdev::attached_to(&file, loops)? {
-        if !(read_only && other.read_only) {
-            bail!(
-                "{} is already attached as {}: two devices on one file destroy it; detach that, or name the device as the source",
-                path.display(),
-                other.path.display()
-            );
+    let attached = loopdev::attached_to(&file, loops)?;
+    for own in &attached {
+        if ours(wanted, &own.path)? {
+            return device(wanted, &own.path, Some(path));
         }
+    }
+    // The loop device holds the file open, and with it this lock, until it is detached.
+    let shared = read_only && wanted.role == Role::Data;
+    let mode = if shared {
+        Mode::Shared
+    } else {
+        Mode::Exclusive
+    };
+    let _lock: Lock = try_lock(&file, mode)?.ok_or_else(|| {
+        anyhow!(
+            "another gvad works on {}: only one may at a time",
+            path.display()
+        )
+    })?;
+    if let Some(other) = attached.iter().find(|other| !(shared && other.read_only)) {
+        bail!(
+            "{} is already attached as {}: two devices on one file destroy it; detach that, or name the device as the source",
+            path.display(),
+            other.path.display()
+        );
     }
     let attached = loopdev::attach(&file, read_only)
         .with_context(|| format!("attaching {} as a loop device", path.display()))?;
-    device(
-        wanted,
-        &attached.path,
-        blockdev::size(&attached.file)?,
-        Some(path),
-    )
+    device(wanted, &attached.path, Some(path))
 }
 
-pub(super) fn device(
-    wanted: &Wanted,
-    device: &Path,
-    size: u64,
-    file: Option<&Path>,
-) -> anyhow::Result<Image> {
+/// Whether an earlier gvad, which was killed, mounted this device for the same purpose.
+fn ours(wanted: &Wanted, device: &Path) -> anyhow::Result<bool> {
+    let (Ok(target), Some(source)) = (wanted.mount_point.canonicalize(), device.to_str()) else {
+        return Ok(false);
+    };
+    Ok(wanted.register.find(&target, source).is_some() && mounted_at(&target, source)?)
+}
+
+/// Whether what `target` shows is the file system on `source`.
+fn mounted_at(target: &Path, source: &str) -> anyhow::Result<bool> {
+    let mounts = mountinfo::list()?;
+    let Some(there) = mounts.iter().rfind(|mount| mount.path == target) else {
+        return Ok(false);
+    };
+    let device = fs::metadata(source).map(|meta| blockdev::numbers(meta.rdev()));
+    Ok(there.source == *source || device.is_ok_and(|device| device == (there.major, there.minor)))
+}
+
+pub(super) fn device(wanted: &Wanted, device: &Path, file: Option<&Path>) -> anyhow::Result<Image> {
     let shown = file.unwrap_or(device).display();
     let opened = blockdev::open(device).with_context(|| format!("opening {}", device.display()))?;
+    let size = blockdev::size(&opened)?;
     let content = superblock::probe(&opened, size)
         .with_context(|| format!("reading the superblock of {shown}"))?;
     let superblock = match content {
@@ -133,8 +150,7 @@ pub(super) fn device(
         .to_str()
         .ok_or_else(|| anyhow!("{shown} has a name that is no text"))?;
     let read_only = wanted.read_only || device_read_only;
-    let mounted = at_mount_point(wanted, source, fstype, medium, read_only, true);
-    mounted.map(|image| Image { device: file.unwrap_or(device).to_owned(), ..image }).map_err(|err| {
+    at_mount_point(wanted, source, fstype, medium, read_only).map_err(|err| {
         let hint = if dirty && device_read_only {
             "; its journal must be replayed, and the device is read-only: mount it writable once, or accept its old state with options = \"noload\""
         } else {
@@ -151,7 +167,6 @@ fn at_mount_point(
     fstype: &str,
     medium: Medium,
     read_only: bool,
-    device: bool,
 ) -> anyhow::Result<Image> {
     let target = &wanted.mount_point;
     fs::create_dir_all(target)
@@ -159,10 +174,11 @@ fn at_mount_point(
     let target = target
         .canonicalize()
         .with_context(|| format!("looking at the mount point {}", target.display()))?;
-    if device && let Some(image) = already_mounted(wanted, source, fstype, &medium, &target)? {
+    if let Some(image) = already_mounted(wanted, source, fstype, &medium, &target)? {
         return Ok(image);
     }
     let over = mount::count_at(&target)?;
+    wanted.register.note(&target, source, over)?;
     let never_writable = matches!(fstype, "iso9660" | "squashfs" | "erofs");
     let (flags, words) = split_options(&wanted.options);
     let data = file_system_options(fstype, &words);
@@ -213,6 +229,7 @@ fn at_mount_point(
         read_only,
         medium,
         mounted_over: Some(over),
+        register: wanted.register.clone(),
     })
 }
 
@@ -229,7 +246,8 @@ fn explain_mount(fstype: &str, err: &io::Error) -> String {
     format!("{err}{hint}")
 }
 
-/// What was mounted at the place before gvad came is used, if it is the same device, and left alone at the end.
+/// What was mounted at the place before gvad came is used if it is the same device, and left alone at the end; unless it was an
+/// earlier gvad, which was killed, that mounted it.
 fn already_mounted(
     wanted: &Wanted,
     source: &str,
@@ -237,21 +255,20 @@ fn already_mounted(
     medium: &Medium,
     target: &Path,
 ) -> anyhow::Result<Option<Image>> {
-    let Some(there) = mountinfo::list()?
-        .into_iter()
-        .rfind(|mount| mount.path == target)
-    else {
+    let mounts = mountinfo::list()?;
+    let Some(there) = mounts.iter().rfind(|mount| mount.path == target) else {
         return Ok(None);
     };
-    let device = blockdev::numbers(fs::metadata(source)?.rdev());
-    if (there.major, there.minor) != device && there.source != *source {
+    if !mounted_at(target, source)? {
         bail!(
             "{} is already a mount, of {}",
             target.display(),
             there.source.to_string_lossy()
         );
     }
+    let mounted_over = wanted.register.find(target, source).map(|entry| entry.over);
     let room = crate::sys::file::room(&crate::sys::dir::Dir::open(target)?)?;
+    info!(role = %wanted.role, device = source, at = %target.display(), own = mounted_over.is_some(), "is mounted already");
     Ok(Some(Image {
         role: wanted.role,
         source: wanted.source.clone(),
@@ -260,7 +277,8 @@ fn already_mounted(
         fstype: fstype.to_owned(),
         read_only: wanted.read_only || room.read_only,
         medium: medium.clone(),
-        mounted_over: None,
+        mounted_over,
+        register: wanted.register.clone(),
     }))
 }
 

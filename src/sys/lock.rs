@@ -1,10 +1,8 @@
 //! Locks between processes: flock(2), which the kernel lets go when the holder dies.
 
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use std::os::fd::AsFd;
 
 /// How a thing is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,27 +13,24 @@ pub enum Mode {
     Shared,
 }
 
-/// A lock that is held until it is dropped.
+/// A lock. It belongs to the open file, so it is held until this and every other descriptor of that file are closed.
 #[derive(Debug)]
 #[must_use]
-pub struct Lock {
-    _held: Flock<OwnedFd>,
-}
+pub struct Lock(#[expect(dead_code, reason = "held, not used")] File);
 
 /// Locks what the descriptor stands for, without waiting; `None` if somebody else holds it.
 ///
 /// # Errors
 /// Those of flock(2).
 pub fn try_lock(file: impl AsFd, mode: Mode) -> io::Result<Option<Lock>> {
-    let arg = match mode {
-        Mode::Exclusive => FlockArg::LockExclusiveNonblock,
-        Mode::Shared => FlockArg::LockSharedNonblock,
+    let file = File::from(file.as_fd().try_clone_to_owned()?);
+    let answer = match mode {
+        Mode::Exclusive => file.try_lock(),
+        Mode::Shared => file.try_lock_shared(),
     };
-    // A duplicate shares the lock with the original: both must be closed before it goes, so nobody else may hold the original.
-    let own = file.as_fd().try_clone_to_owned()?;
-    match Flock::lock(own, arg) {
-        Ok(held) => Ok(Some(Lock { _held: held })),
-        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
-        Err((_, err)) => Err(err.into()),
+    match answer {
+        Ok(()) => Ok(Some(Lock(file))),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(err)) => Err(err),
     }
 }

@@ -31,7 +31,7 @@ fn script_that_fills_the_output_gets_its_result_and_the_rest_waits() {
     };
     guest.script(
         "a",
-        "#!/bin/sh\ncat /dev/zero > \"$GVA_OUTPUT/fill\" 2> /dev/null\nsync\necho told\nexit 5\n",
+        "#!/bin/sh\nfor s in 1000000 1000 1; do\nwhile head -c $s /dev/zero >> \"$GVA_OUTPUT/fill\"; do :; done 2> /dev/null\nsync\ndone\necho told\nexit 5\n",
     );
     guest.script("b", TELL);
     let ended = guest.drain();
@@ -121,10 +121,7 @@ fn script_that_drops_itself_again_is_a_new_run_each_time() {
     guest.script("a", body);
     guest.script("b", TELL);
     guest.drain_ok();
-    assert_eq!(
-        guest.witness(),
-        ["000001-a", "b", "000003-a", "000004-a", "000005-a"]
-    );
+    assert_eq!(guest.witness(), ["000001-a", "b", "000003-a", "000004-a"]);
     assert_eq!(guest.waiting(), Vec::<String>::new());
     guest.assert_clean();
 }

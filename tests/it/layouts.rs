@@ -1,7 +1,6 @@
 //! Which images there are, and what happens when one is missing, full or read-only.
 
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
 use std::path::Path;
 
 use crate::harness::{Fs, Guest, Image, Place, names, results_in, sh, wait_until, write_script};
@@ -188,7 +187,7 @@ fn medium_that_is_read_only_is_mounted_so_by_itself() {
 
 /// Drains, which must fail with 2 and leave the script as it was.
 #[track_caller]
-fn assert_waits(guest: &Guest, names: &[&str]) {
+pub(crate) fn assert_waits(guest: &Guest, names: &[&str]) {
     let ended = guest.drain();
     assert_eq!(ended.code, Some(2), "{ended}");
     assert!(!ended.stderr.trim().is_empty());
@@ -199,84 +198,6 @@ fn assert_waits(guest: &Guest, names: &[&str]) {
             assert_eq!(text, TELL);
         }
     });
-    guest.assert_clean();
-}
-
-fn fill(dir: &Path) {
-    let mut file = File::create(dir.join("fill")).unwrap();
-    for size in [1 << 20, 4096, 1] {
-        let chunk = vec![b'x'; size];
-        while file
-            .write_all(&chunk)
-            .and_then(|()| file.sync_data())
-            .is_ok()
-        {}
-    }
-    // Small files and directories must not fit either.
-    for n in 0..1000 {
-        if fs::create_dir(dir.join(format!("fill-{n}"))).is_err() {
-            break;
-        }
-    }
-}
-
-#[test]
-fn full_output_lets_nothing_start_and_goes_on_when_there_is_room() {
-    let Some(guest) = Guest::with_output_image() else {
-        return;
-    };
-    guest.script("a", TELL);
-    guest.script("b", TELL);
-    guest.inside_output(fill);
-    assert_waits(&guest, &["a", "b"]);
-    let daemon = guest.daemon();
-    let status = daemon.wait_state("waiting_for_output");
-    assert!(!status["problem"].as_str().unwrap().is_empty(), "{status}");
-    assert_eq!(status["counts"]["waiting"], 2, "{status}");
-    assert_eq!(guest.witness(), Vec::<String>::new());
-    fs::remove_file(guest.live_output().join("fill")).unwrap();
-    daemon.wait_result("b");
-    assert_eq!(guest.witness(), ["a", "b"]);
-    let status = daemon.wait_state("idle");
-    assert!(status["problem"].is_null(), "{status}");
-    assert_eq!(daemon.stop(), Some(0));
-    guest.assert_clean();
-}
-
-#[test]
-fn read_only_output_lets_nothing_start() {
-    let Some(guest) = Guest::with_output_image() else {
-        return;
-    };
-    guest.script("a", TELL);
-    let device = guest.attach(&guest.path("output.img"), &["--read-only"]);
-    guest.set("output.source", device);
-    assert_waits(&guest, &["a"]);
-}
-
-#[test]
-fn output_that_turns_read_only_is_waited_for() {
-    let Some(guest) = Guest::with_output_image() else {
-        return;
-    };
-    let daemon = guest.daemon();
-    daemon.wait_state("idle");
-    sh(&format!(
-        "mount -o remount,ro '{}'",
-        guest.live_output().display()
-    ));
-    guest.hand_over("a", TELL);
-    let status = daemon.wait_state("waiting_for_output");
-    assert!(status["problem"].is_string());
-    assert_eq!(guest.witness(), Vec::<String>::new());
-    // Whether gvad has kept the mount or made a new one is its own affair.
-    let _ = std::process::Command::new("mount")
-        .args(["-o", "remount,rw"])
-        .arg(guest.live_output())
-        .status();
-    daemon.wait_result("a");
-    assert_eq!(guest.witness(), ["a"]);
-    assert_eq!(daemon.stop(), Some(0));
     guest.assert_clean();
 }
 

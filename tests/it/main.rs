@@ -16,6 +16,7 @@ mod hostile;
 mod hostile_paths;
 mod layouts;
 mod mounts;
+mod outage;
 mod promises;
 mod recovery;
 mod results;

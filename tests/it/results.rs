@@ -352,7 +352,11 @@ fn status_file_stands_beside_the_results() {
         return;
     };
     guest.script("a", "#!/bin/sh\nexit 1\n");
-    guest.script("b", "#!/bin/sh\ncat \"$GVA_OUTPUT/gvad/status.json\"\n");
+    // It is written within moments, not before the script runs.
+    let body = "#!/bin/sh\ncd \"$GVA_OUTPUT/gvad\"\n\
+                for i in $(seq 100); do grep -q 000002-b status.json && break; sleep 0.1; done\n\
+                cat status.json\n";
+    guest.script("b", body);
     assert_eq!(guest.drain().code, Some(1));
     let during = guest.run_file(&guest.result("b"), "stdout");
     let during: Value = serde_json::from_slice(&during).unwrap();

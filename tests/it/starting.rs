@@ -106,7 +106,7 @@ fn what_cannot_be_started_says_why_and_does_not_stop_the_rest() {
         ),
         ("arch", &elf, &["architecture"]),
         ("torn", torn, &[]),
-        ("noexec", b"#!/etc/hostname\n", &["/etc/hostname"]),
+        ("noexec", b"#!/etc/passwd\n", &["/etc/passwd"]),
         ("dir", b"#!/usr\n", &["/usr"]),
     ];
     for (name, bytes, _) in cases {
@@ -243,4 +243,14 @@ fn text_without_an_interpreter_line_is_not_given_to_a_shell() {
         "the reason must name the cure: {reason}"
     );
     assert_eq!(guest.waiting(), Vec::<String>::new());
+}
+
+#[test]
+fn binary_is_a_script() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.inside(|root| fs::copy("/bin/true", root.join("script-bin/program")).unwrap());
+    guest.drain_ok();
+    assert_eq!(guest.result("program")["outcome"], "exited");
 }

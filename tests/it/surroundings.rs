@@ -63,7 +63,9 @@ fn dirty(fd: i32) -> std::io::Result<()> {
         libc::sigaddset(&raw mut set, libc::SIGALRM);
         libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
     }
-    fs::write("/proc/self/oom_score_adj", "-700")
+    // Lower needs CAP_SYS_RESOURCE, which not every root has.
+    let score = "/proc/self/oom_score_adj";
+    fs::write(score, "-700").or_else(|_| fs::write(score, "300"))
 }
 
 #[test]
@@ -183,11 +185,13 @@ fn no_descriptor_is_inherited() {
     let Some(guest) = Guest::on_image() else {
         return;
     };
-    let (_, stdout) = in_dirty_surroundings(&guest, "fds", "#!/bin/ls -ln /proc/self/fd\n");
-    // `ls` has the three, and the directory that it lists.
-    let open: Vec<_> = stdout.lines().filter(|l| l.contains(" -> ")).collect();
-    assert_eq!(open.len(), 4, "{open:#?}");
-    assert!(open[3].contains("/fd"), "{open:#?}");
+    // `ls` lists the three, and the directory that it lists.
+    let (_, stdout) = in_dirty_surroundings(&guest, "fds", "#!/bin/ls /proc/self/fd\n");
+    let open: Vec<_> = stdout
+        .lines()
+        .filter(|l| l.parse::<u32>().is_ok())
+        .collect();
+    assert_eq!(open, ["0", "1", "2", "3"], "{stdout}");
 }
 
 #[test]

@@ -6,19 +6,19 @@ mod gpt;
 mod images;
 mod left;
 mod process;
+mod waiting;
 
 pub(crate) use gpt::gpt;
 pub(crate) use images::{Fs, Image, write_script};
 pub(crate) use process::{Daemon, Ended, run, sh, tool};
+use waiting::DEADLINE;
+pub(crate) use waiting::{skipped, wait_until};
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -26,9 +26,6 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::Uid;
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// The longest that anything may take to happen.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 const NONE: Option<&str> = None;
 
@@ -50,32 +47,6 @@ pub(crate) struct Guest {
     home: File,
     dir: TempDir,
     _lock: Flock<File>,
-}
-
-/// Says why a test does not run; in CI that is a failure.
-pub(crate) fn skipped(why: &str) {
-    // Not `println!`: the test harness would swallow it.
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
-    assert!(std::env::var_os("CI").is_none(), "skipped in CI: {why}");
-}
-
-/// Waits until `look` finds something, at most as long as anything may take.
-#[track_caller]
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(start.elapsed() < DEADLINE, "waited in vain for: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Waits until something is so.
-#[track_caller]
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    wait_for(what, || is_so().then_some(()));
 }
 
 impl Guest {

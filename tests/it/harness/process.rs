@@ -5,12 +5,14 @@ use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::{Guest, wait_for, wait_until};
+use super::Guest;
 
 /// How a command ended.
 pub(crate) struct Ended {
@@ -59,7 +61,7 @@ pub(crate) fn run(command: &mut Command) -> Ended {
 
 #[track_caller]
 fn wait(child: &mut Child, what: &str) -> ExitStatus {
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
@@ -69,7 +71,7 @@ fn wait(child: &mut Child, what: &str) -> ExitStatus {
             let _ = child.wait();
             panic!("waited in vain for: {what}");
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -133,17 +135,36 @@ impl<'g> Daemon<'g> {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
     }
 
+    /// Waits until `look` finds something; the log is shown if it never does.
+    #[track_caller]
+    fn wait_for<T>(&self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        let start = Instant::now();
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            let alive = if self.is_alive() { "runs" } else { "has ended" };
+            let waited = start.elapsed();
+            assert!(
+                waited < super::DEADLINE,
+                "waited in vain for {what}, gvad {alive}:\n{}",
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     #[track_caller]
     pub(crate) fn wait_log(&self, text: &str) {
-        wait_until(&format!("{text:?} in the log {}", self.log()), || {
-            self.log().contains(text)
+        self.wait_for(&format!("{text:?} in the log"), || {
+            self.log().contains(text).then_some(())
         });
     }
 
     /// What `gvad status --json` tells, once it answers.
     #[track_caller]
     pub(crate) fn status(&self) -> Value {
-        wait_for("an answer to gvad status", || {
+        self.wait_for("an answer to gvad status", || {
             let ended = run(&mut self.guest.gvad(&["status", "--json"]));
             assert!(matches!(ended.code, Some(0 | 3)), "{ended}");
             (ended.code == Some(0)).then(|| serde_json::from_str(&ended.stdout).unwrap())
@@ -153,31 +174,20 @@ impl<'g> Daemon<'g> {
     /// Waits until its status says that.
     #[track_caller]
     pub(crate) fn wait_state(&self, state: &str) -> Value {
-        let mut last = Value::Null;
-        let start = std::time::Instant::now();
-        while last["state"] != state {
-            assert!(
-                start.elapsed() < super::DEADLINE,
-                "never {state}: {last:#}\n{}",
-                self.log()
-            );
-            last = self.status();
-        }
-        last
+        self.wait_for(&format!("the state {state}"), || {
+            Some(self.status()).filter(|status| status["state"] == state)
+        })
     }
 
     /// Waits for the result of a script.
     #[track_caller]
     pub(crate) fn wait_result(&self, script: &str) -> Value {
         let output = self.guest.live_output();
-        wait_for(
-            &format!("the result of {script}, the log says {}", self.log()),
-            || {
-                super::results_in(&output)
-                    .into_iter()
-                    .find(|r| r["script"] == script)
-            },
-        )
+        self.wait_for(&format!("the result of {script}"), || {
+            super::results_in(&output)
+                .into_iter()
+                .find(|r| r["script"] == script)
+        })
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -1,31 +1,32 @@
 //! A session: the images are mounted, what an earlier gvad left is recovered, scripts are run as they come, the images are unmounted.
 
+mod open;
+mod pass;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tracing::{info, warn};
 
-use crate::claim::{ScriptBin, Settling};
+use open::Opening;
+use pass::refusal;
+
+use crate::claim::Settling;
 use crate::config::WhenDrained;
 use crate::context::{Context, Mode};
-use crate::image::Role;
-use crate::job::{Workplace, tell};
+use crate::job::Workplace;
 use crate::layout::Layout;
-use crate::ledger::Ledger;
 use crate::outcome::RunResult;
-use crate::record::{OutputDir, last_directory};
-use crate::recover::{Recovery, Resumed};
-use crate::run::Runner;
+use crate::recover::Resumed;
 use crate::scan::Told;
-use crate::stage;
 use crate::status::State;
 use crate::sys::dir::Dir;
-use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
+use crate::sys::lock::Lock;
 use crate::watch::Watcher;
 
 /// The ledger forgets, and script-bin is synced, after so many runs at the latest.
-pub(crate) const SETTLE_EVERY: u32 = 256;
+const SETTLE_EVERY: u32 = 256;
 /// A script that is being written is waited for so long before nothing is said to be left to do.
 const UNFINISHED_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -76,21 +77,42 @@ pub async fn run(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> 
 }
 
 /// What a session holds while it looks for scripts.
-pub(crate) struct Session<'a> {
-    pub(crate) ctx: &'a Context,
-    pub(crate) root: Dir,
-    pub(crate) work: Workplace,
-    pub(crate) first: VecDeque<Resumed>,
-    pub(crate) settling: Settling,
-    pub(crate) told: Told,
-    pub(crate) watched: Option<(u64, Watcher)>,
-    pub(crate) since_settled: u32,
+struct Session<'a> {
+    ctx: &'a Context,
+    root: Dir,
+    /// The application image can be written, or could be when it was mounted.
+    writable: bool,
+    work: Workplace,
+    first: VecDeque<Resumed>,
+    settling: Settling,
+    told: Told,
+    watched: Option<(u64, Watcher)>,
+    since_settled: u32,
     unfinished_since: Option<Instant>,
     _locks: Vec<Lock>,
 }
 
 async fn work(ctx: &Context, layout: &Layout, carried: &mut Carried) -> anyhow::Result<Ended> {
-    let mut session = Session::open(ctx, layout, carried).await?;
+    loop {
+        let reason = match open::open(ctx, layout, carried).await? {
+            Opening::Ready(session) => return look_after(*session, carried).await,
+            Opening::NoScriptBin(reason) if ends_when_drained(ctx) => {
+                warn!("{reason}: there is no script to run");
+                return Ok(Ended::Drained);
+            }
+            Opening::Refused(reason) if ctx.draining() => bail!("nothing can be run: {reason}"),
+            Opening::NoScriptBin(reason) | Opening::Refused(reason) => reason,
+        };
+        carried.worked = true;
+        ctx.board.state(State::WaitingForApplication, Some(reason));
+        let again = ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
+        if !again {
+            return Ok(Ended::Stopped);
+        }
+    }
+}
+
+async fn look_after(mut session: Session<'_>, carried: &mut Carried) -> anyhow::Result<Ended> {
     carried.worked = true;
     let ended = session.until_the_end().await;
     let Session { work, .. } = session;
@@ -102,98 +124,17 @@ async fn work(ctx: &Context, layout: &Layout, carried: &mut Carried) -> anyhow::
     ended
 }
 
-impl<'a> Session<'a> {
-    async fn open(
-        ctx: &'a Context,
-        layout: &Layout,
-        carried: &mut Carried,
-    ) -> anyhow::Result<Session<'a>> {
-        let config = ctx.config();
-        let Some(application) = layout.image(Role::Application) else {
-            bail!("no application image")
-        };
-        let root = Dir::open(&application.path).context("opening the application image")?;
-        let mut locks = Vec::new();
-        if !application.shared() {
-            locks.push(lock(
-                &root,
-                &format!("the application image {}", application.source),
-            )?);
-        }
-        let places = layout.places(&config.run.temp_dir)?;
-        let output = Dir::open(&places.output)
-            .and_then(OutputDir::open)
-            .context("opening the output directory")?;
-        locks.push(lock(
-            output.gvad(),
-            &format!("the output directory {}", places.output.display()),
-        )?);
-        let gvad = output.gvad().try_clone()?;
-        let last = last_directory(&output).context("listing the run directories")?;
-        let opened = Ledger::open(gvad, last)?;
-        if let Some(aside) = &opened.set_aside {
-            warn!("the ledger on the output image is damaged; it is kept as {aside}");
-        }
-        let ledger_lost = opened.set_aside.is_some() || (last > 0 && opened.fresh);
-        let mut ledger = opened.ledger;
-        let id = ledger.id().to_owned();
-        let (dir, claims) = ScriptBin::open(
-            &root,
-            &config.application.script_bin,
-            &id,
-            !application.read_only,
-        )?;
-        let script_bin = ScriptBin {
-            dir,
-            claims,
-            medium: application.medium.clone(),
-            sync_claims: !application.orders_renames(),
-            shared: application.shared(),
-        };
-        let recovery = Recovery {
-            script_bin: &script_bin,
-            output: &output,
-            ledger: &mut ledger,
-            ledger_lost,
-            run: &config.run,
-            boot_id: &ctx.boot_id,
-            pending: carried.pending.clone(),
-        };
-        let (resumed, results) = recovery
-            .recover()
-            .await
-            .context("recovering what an earlier gvad left")?;
-        carried.pending = None;
-        stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
-        for result in &results {
-            tell(result);
-            ctx.board.finished(result);
-        }
-        ctx.board.set_output(Some(output.gvad().try_clone()?));
-        let runner = Runner::new().context("preparing to run scripts")?;
-        let work = Workplace {
-            script_bin,
-            output,
-            ledger,
-            places,
-            runner,
-            pending: None,
-            undeleted: false,
-        };
-        Ok(Session {
-            ctx,
-            root,
-            work,
-            first: resumed.into(),
-            settling: Settling::default(),
-            told: Told::default(),
-            watched: None,
-            since_settled: 0,
-            unfinished_since: None,
-            _locks: locks,
-        })
+fn ends_when_drained(ctx: &Context) -> bool {
+    match ctx.mode {
+        Mode::Drain => true,
+        Mode::Daemon => match ctx.config().lifecycle.when_drained {
+            WhenDrained::Wait => false,
+            WhenDrained::Exit | WhenDrained::Poweroff => true,
+        },
     }
+}
 
+impl Session<'_> {
     async fn until_the_end(&mut self) -> anyhow::Result<Ended> {
         let ctx = self.ctx;
         loop {
@@ -223,21 +164,11 @@ impl<'a> Session<'a> {
             let patient = self
                 .unfinished_since
                 .is_some_and(|since| since.elapsed() < UNFINISHED_PATIENCE);
-            if self.ends_when_drained() && !patient {
+            if ends_when_drained(ctx) && !patient {
                 return Ok(Ended::Drained);
             }
             ctx.board.state(State::Idle, None);
             self.wait(pass.unfinished > 0).await;
-        }
-    }
-
-    fn ends_when_drained(&self) -> bool {
-        match self.ctx.mode {
-            Mode::Drain => true,
-            Mode::Daemon => match self.ctx.config().lifecycle.when_drained {
-                WhenDrained::Wait => false,
-                WhenDrained::Exit | WhenDrained::Poweroff => true,
-            },
         }
     }
 
@@ -262,7 +193,7 @@ impl<'a> Session<'a> {
     }
 
     /// Lets the ledger forget what is durably over.
-    pub(crate) fn settle(&mut self) -> anyhow::Result<()> {
+    fn settle(&mut self) -> anyhow::Result<()> {
         self.since_settled = 0;
         if self.work.undeleted {
             return Ok(());
@@ -270,13 +201,6 @@ impl<'a> Session<'a> {
         self.work.script_bin.sync().context("syncing script-bin")?;
         self.work.ledger.settle().context("writing the ledger")?;
         self.work.ledger.sync().context("syncing the ledger")
-    }
-}
-
-fn lock(dir: &Dir, what: &str) -> anyhow::Result<Lock> {
-    match try_lock(dir, LockMode::Exclusive).with_context(|| format!("locking {what}"))? {
-        Some(lock) => Ok(lock),
-        None => bail!("another gvad works on {what}: only one may at a time"),
     }
 }
 

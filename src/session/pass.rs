@@ -6,11 +6,11 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-use crate::claim::ScriptBin;
+use super::{SETTLE_EVERY, Session};
+use crate::claim::{open_claims, open_script_bin};
 use crate::job::JobEnd;
 use crate::name::ScriptName;
 use crate::scan::{Listing, scan};
-use crate::session::{SETTLE_EVERY, Session};
 use crate::status::{PassedOver, State};
 use crate::sys::dir::Look;
 use crate::sys::errno::{ELOOP, ENOTDIR, EXDEV};
@@ -19,7 +19,7 @@ use crate::watch::Watcher;
 
 impl Session<'_> {
     /// Looks once and runs what is there.
-    pub(crate) async fn pass(&mut self) -> anyhow::Result<Pass> {
+    pub(super) async fn pass(&mut self) -> anyhow::Result<Pass> {
         let ctx = self.ctx;
         let mut pass = Pass::default();
         while let Some(resumed) = self.first.front().cloned() {
@@ -53,11 +53,8 @@ impl Session<'_> {
             if ctx.stop.wanted() {
                 break;
             }
+            ctx.board.waiting(total - index - 1);
             let end = self.work.take(ctx, name, &mut self.settling).await?;
-            if matches!(end, JobEnd::Done) {
-                ctx.board
-                    .update(|status| status.counts.waiting = total - index - 1);
-            }
             if !self.note(&mut pass, name, end)? {
                 break;
             }
@@ -70,9 +67,14 @@ impl Session<'_> {
         let shown: Vec<PassedOver> = pass
             .passed_over
             .iter()
-            .map(|(name, reason)| PassedOver {
-                name: ScriptName::of(name),
-                reason: reason.clone(),
+            .map(|(name, reason)| {
+                let ScriptName { script, script_hex } = ScriptName::of(name);
+                let reason = reason.clone();
+                PassedOver {
+                    name: script,
+                    name_hex: script_hex,
+                    reason,
+                }
             })
             .collect();
         let waiting = if pass.blocked.is_some() {
@@ -113,9 +115,11 @@ impl Session<'_> {
     fn look(&mut self) -> anyhow::Result<Result<Listing, String>> {
         let config = self.ctx.config();
         let script_bin = &config.application.script_bin;
-        let image_writable = self.work.script_bin.claims.is_some() || self.work.script_bin.shared;
-        let writable = image_writable && !file::room(&self.root)?.read_only;
-        let opened = ScriptBin::open(&self.root, script_bin, self.work.ledger.id(), writable);
+        let writable = self.writable && !file::room(&self.root)?.read_only;
+        let opened = open_script_bin(&self.root, script_bin, writable).and_then(|dir| {
+            let claims = open_claims(&dir, self.work.ledger.id(), writable)?;
+            Ok((dir, claims))
+        });
         let (dir, claims) = match opened {
             Ok(opened) => opened,
             Err(err) => return Ok(Err(refusal(&err, script_bin))),
@@ -137,29 +141,26 @@ impl Session<'_> {
 }
 
 /// Why script-bin is not used.
-fn refusal(err: &anyhow::Error, script_bin: &Path) -> String {
-    let code = err
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::raw_os_error);
-    match code {
-        Some(ELOOP) => format!(
-            "{} is or lies behind a symbolic link, which gvad does not follow",
-            script_bin.display()
-        ),
-        Some(EXDEV) => format!("something is mounted over {}", script_bin.display()),
-        Some(ENOTDIR) => format!("{} is not a directory", script_bin.display()),
-        _ => format!("{err:#}"),
+pub(super) fn refusal(err: &io::Error, script_bin: &Path) -> String {
+    let shown = script_bin.display();
+    match err.raw_os_error() {
+        Some(ELOOP) => {
+            format!("{shown} is or lies behind a symbolic link, which gvad does not follow")
+        }
+        Some(EXDEV) => format!("something is mounted over {shown}"),
+        Some(ENOTDIR) => format!("{shown} is not a directory"),
+        _ => format!("opening {shown}, and the claims in it: {err}"),
     }
 }
 
 /// What one look came to.
 #[derive(Debug)]
-pub(crate) struct Pass {
-    pub(crate) ran: bool,
+pub(super) struct Pass {
+    pub(super) ran: bool,
     done: usize,
-    pub(crate) unfinished: usize,
-    pub(crate) blocked: Option<String>,
-    pub(crate) state: State,
+    pub(super) unfinished: usize,
+    pub(super) blocked: Option<String>,
+    pub(super) state: State,
     passed_over: Vec<(OsString, String)>,
 }
 

@@ -1,0 +1,148 @@
+//! Opening a session: the locks, the ledger, script-bin, and what an earlier gvad left.
+
+use std::io;
+
+use anyhow::{Context as _, bail};
+use tracing::warn;
+
+use super::{Carried, Session, refusal};
+use crate::claim::{ScriptBin, Settling, open_claims, open_script_bin};
+use crate::context::Context;
+use crate::image::{Image, Role};
+use crate::job::{Workplace, tell};
+use crate::layout::Layout;
+use crate::ledger::Ledger;
+use crate::record::{OutputDir, last_directory};
+use crate::recover::Recovery;
+use crate::run::Runner;
+use crate::scan::Told;
+use crate::stage;
+use crate::sys::dir::Dir;
+use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
+
+/// What opening came to.
+pub(super) enum Opening<'a> {
+    /// Scripts can be run.
+    Ready(Box<Session<'a>>),
+    /// There is no script-bin, and none can be made.
+    NoScriptBin(String),
+    /// script-bin is there but may not be used.
+    Refused(String),
+}
+
+pub(super) async fn open<'a>(
+    ctx: &'a Context,
+    layout: &Layout,
+    carried: &mut Carried,
+) -> anyhow::Result<Opening<'a>> {
+    let config = ctx.config();
+    let Some(application) = layout.image(Role::Application) else {
+        bail!("no application image")
+    };
+    let root = Dir::open(&application.path).context("opening the application image")?;
+    let mut locks = Vec::new();
+    if !application.shared() {
+        locks.push(lock(
+            &root,
+            &format!("the application image {}", application.source),
+        )?);
+    }
+    let writable = !application.read_only;
+    let path = &config.application.script_bin;
+    let dir = match open_script_bin(&root, path, writable) {
+        Ok(dir) => dir,
+        Err(err) if err.kind() == io::ErrorKind::NotFound && !writable => {
+            return Ok(Opening::NoScriptBin(format!(
+                "{} is missing on an application image that cannot be written",
+                path.display()
+            )));
+        }
+        Err(err) => return Ok(Opening::Refused(refusal(&err, path))),
+    };
+    let places = layout.places(&config.run.temp_dir)?;
+    let output = Dir::open(&places.output)
+        .and_then(OutputDir::open)
+        .context("opening the output directory")?;
+    locks.push(lock(
+        output.gvad(),
+        &format!("the output directory {}", places.output.display()),
+    )?);
+    let (mut ledger, ledger_lost) = open_ledger(&output)?;
+    let claims = match open_claims(&dir, ledger.id(), writable) {
+        Ok(claims) => claims,
+        Err(err) => return Ok(Opening::Refused(refusal(&err, path))),
+    };
+    let script_bin = script_bin(application, dir, claims);
+    let recovery = Recovery {
+        script_bin: &script_bin,
+        output: &output,
+        ledger: &mut ledger,
+        ledger_lost,
+        run: &config.run,
+        boot_id: &ctx.boot_id,
+        pending: carried.pending.clone(),
+    };
+    let (resumed, results) = recovery
+        .recover()
+        .await
+        .context("recovering what an earlier gvad left")?;
+    carried.pending = None;
+    stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
+    for result in &results {
+        tell(result);
+        ctx.board.finished(result);
+    }
+    ctx.board.set_output(Some(output.gvad().try_clone()?));
+    let runner = Runner::new().context("preparing to run scripts")?;
+    let work = Workplace {
+        script_bin,
+        output,
+        ledger,
+        places,
+        runner,
+        pending: None,
+        undeleted: false,
+    };
+    Ok(Opening::Ready(Box::new(Session {
+        ctx,
+        root,
+        writable,
+        work,
+        first: resumed.into(),
+        settling: Settling::default(),
+        told: Told::default(),
+        watched: None,
+        since_settled: 0,
+        unfinished_since: None,
+        _locks: locks,
+    })))
+}
+
+/// The ledger, and whether an older one is lost.
+fn open_ledger(output: &OutputDir) -> anyhow::Result<(Ledger, bool)> {
+    let gvad = output.gvad().try_clone()?;
+    let last = last_directory(output).context("listing the run directories")?;
+    let opened = Ledger::open(gvad, last)?;
+    if let Some(aside) = &opened.set_aside {
+        warn!("the ledger on the output image is damaged; it is kept as {aside}");
+    }
+    let lost = opened.set_aside.is_some() || (last > 0 && opened.fresh);
+    Ok((opened.ledger, lost))
+}
+
+fn script_bin(application: &Image, dir: Dir, claims: Option<Dir>) -> ScriptBin {
+    ScriptBin {
+        dir,
+        claims,
+        medium: application.medium.clone(),
+        sync_claims: !application.orders_renames(),
+        shared: application.shared(),
+    }
+}
+
+fn lock(dir: &Dir, what: &str) -> anyhow::Result<Lock> {
+    match try_lock(dir, LockMode::Exclusive).with_context(|| format!("locking {what}"))? {
+        Some(lock) => Ok(lock),
+        None => bail!("another gvad works on {what}: only one may at a time"),
+    }
+}

@@ -1,0 +1,108 @@
+//! An output that is full, read-only, or fails under the daemon: nothing starts whose result could not be recorded.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::Path;
+
+use crate::harness::{Guest, sh};
+use crate::layouts::assert_waits;
+
+const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
+
+fn fill(dir: &Path) {
+    let mut file = File::create(dir.join("fill")).unwrap();
+    for size in [1 << 20, 4096, 1] {
+        let chunk = vec![b'x'; size];
+        while file
+            .write_all(&chunk)
+            .and_then(|()| file.sync_data())
+            .is_ok()
+        {}
+    }
+    // Small files and directories must not fit either.
+    for n in 0..1000 {
+        if fs::create_dir(dir.join(format!("fill-{n}"))).is_err() {
+            break;
+        }
+    }
+}
+
+#[test]
+fn full_output_lets_nothing_start_and_goes_on_when_there_is_room() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    guest.script("b", TELL);
+    guest.inside_output(fill);
+    assert_waits(&guest, &["a", "b"]);
+    let daemon = guest.daemon();
+    let status = daemon.wait_state("waiting_for_output");
+    assert!(!status["problem"].as_str().unwrap().is_empty(), "{status}");
+    assert_eq!(status["counts"]["waiting"], 2, "{status}");
+    assert_eq!(guest.witness(), Vec::<String>::new());
+    fs::remove_file(guest.live_output().join("fill")).unwrap();
+    daemon.wait_result("b");
+    assert_eq!(guest.witness(), ["a", "b"]);
+    let status = daemon.wait_state("idle");
+    assert!(status["problem"].is_null(), "{status}");
+    assert_eq!(daemon.stop(), Some(0));
+    guest.assert_clean();
+}
+
+#[test]
+fn read_only_output_lets_nothing_start() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    let device = guest.attach(&guest.path("output.img"), &["--read-only"]);
+    guest.set("output.source", device);
+    assert_waits(&guest, &["a"]);
+}
+
+#[test]
+fn output_that_fails_under_the_daemon_is_mounted_again() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let daemon = guest.daemon();
+    guest.hand_over("a", TELL);
+    daemon.wait_result("a");
+    daemon.wait_state("idle");
+    // Every write fails from here on, until the next mount.
+    sh(&format!(
+        "xfs_io -x -c shutdown '{}'",
+        guest.live_output().display()
+    ));
+    guest.hand_over("b", TELL);
+    daemon.wait_result("b");
+    assert_eq!(guest.witness(), ["a", "b"]);
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(guest.results().len(), 2);
+    guest.assert_clean();
+}
+
+#[test]
+fn output_that_fails_while_a_script_runs_costs_no_second_start() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script(
+        "a",
+        "#!/bin/sh\necho a >> \"$WITNESS\"\nxfs_io -x -c shutdown \"$GVA_OUTPUT\"\nexit 7\n",
+    );
+    guest.script("b", TELL);
+    let daemon = guest.daemon();
+    daemon.wait_result("b");
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(guest.witness(), ["a", "b"]);
+    // What could not be recorded was kept, and recorded on the next mount.
+    let result = guest.result("a");
+    assert_eq!(
+        (&result["outcome"], &result["exit_code"]),
+        (&"exited".into(), &7.into()),
+        "{result}"
+    );
+    guest.assert_clean();
+}
