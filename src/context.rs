@@ -5,6 +5,7 @@ use std::rc::Rc;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::run::Runner;
 use crate::status::Board;
 use crate::stop::Stop;
 
@@ -30,6 +31,8 @@ pub struct Context {
     pub mode: Mode,
     /// This boot.
     pub boot_id: String,
+    /// Starts scripts.
+    pub runner: Runner,
 }
 
 impl Context {

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 use tracing::{error, info, warn};
 
-use crate::config::{self, Config, Overrides, WhenDrained};
+use crate::config::{self, Config, Leftovers, Overrides, WhenDrained};
 use crate::context::{Context, Mode};
+use crate::run::Runner;
 use crate::session::{self, Carried, Ended};
 use crate::status::{Board, State};
 use crate::stop::{self, Stopper};
@@ -204,6 +205,7 @@ impl Process {
                 board,
                 mode,
                 boot_id,
+                runner: Runner::new(&temp_dir.dir).context("preparing to run scripts")?,
             },
             stopper: Rc::new(stopper),
             reload: Reload { origin, sender },
@@ -225,6 +227,9 @@ impl Process {
         helpers.spawn_local(systemd::feed_watchdog());
         if let Some(listener) = listener {
             helpers.spawn_local(control::serve(listener, ctx.board.clone()));
+        }
+        if ctx.config().run.leftovers == Leftovers::Kill {
+            ctx.runner.end_stale().await;
         }
         systemd::ready();
         session::announce(&ctx);

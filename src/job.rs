@@ -17,7 +17,7 @@ use crate::name::{ScriptName, shown};
 use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::record::{OutputDir, Prepared};
 use crate::run::supervise::Running;
-use crate::run::{Limits, Ready, Runner};
+use crate::run::{Limits, Ready};
 use crate::stage::{self, Stage};
 use crate::status::{RunningStatus, State};
 use crate::surroundings::{Places, environment, limits};
@@ -33,8 +33,6 @@ pub struct Workplace {
     pub ledger: Ledger,
     /// What scripts are told.
     pub places: Places,
-    /// Pipes and control groups.
-    pub runner: Runner,
     /// A result that could not be made durable.
     pub pending: Option<RunResult>,
     /// A claim could not be deleted: the ledger must go on remembering it.
@@ -57,7 +55,8 @@ pub enum JobEnd {
 }
 
 /// Whether an error passes when somebody makes room.
-fn is_full(err: &io::Error) -> bool {
+#[must_use]
+pub fn is_full(err: &io::Error) -> bool {
     matches!(
         err.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
@@ -260,7 +259,7 @@ impl Workplace {
         result: &mut RunResult,
     ) -> anyhow::Result<()> {
         let limits = limits(config);
-        let ready = self.make_ready(config, start, prepared, stage, limits);
+        let ready = self.make_ready(ctx, config, start, prepared, stage, limits);
         start.unstarted = ready.is_err();
         start.cgroup = ready.as_ref().ok().and_then(Ready::cgroup);
         if let Err(err) = self.ledger.start(start.clone()) {
@@ -270,7 +269,7 @@ impl Workplace {
             return Err(err).context("making the start mark durable");
         }
         let running = match ready {
-            Ok(ready) => ready.start(&self.runner, limits),
+            Ok(ready) => ready.start(&ctx.runner, limits),
             Err(err) => Err(format!("making what a run needs: {err}")),
         };
         match running {
@@ -292,6 +291,7 @@ impl Workplace {
 
     fn make_ready(
         &self,
+        ctx: &Context,
         config: &Config,
         start: &Start,
         prepared: &Prepared,
@@ -305,13 +305,8 @@ impl Workplace {
         let name = start.identity.name.file_name().unwrap_or_default();
         let environment = environment(config, &self.places, stage, &name, start);
         let files = (prepared.stdout.try_clone()?, prepared.stderr.try_clone()?);
-        let group = format!(
-            "gvad-{}-{}",
-            self.ledger.id().get(..8).unwrap_or_default(),
-            start.run
-        );
-        self.runner.ready(
-            &group,
+        ctx.runner.ready(
+            start.run,
             files,
             limits,
             &stage.script,

@@ -110,7 +110,7 @@ impl OutputDir {
     ///
     /// # Errors
     /// It is not known to be durable. The script must stay where it is.
-    pub fn record(&self, prepared: &mut Prepared, result: &RunResult) -> io::Result<()> {
+    pub fn record(&mut self, prepared: &mut Prepared, result: &RunResult) -> io::Result<()> {
         match self.write(prepared, result) {
             // A script is root and may have removed the directory under us; what it printed is still in our hands.
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
@@ -143,10 +143,10 @@ impl OutputDir {
     }
 
     /// Makes the run directory anew, with what the script printed.
-    fn restore(&self, prepared: &mut Prepared) -> io::Result<()> {
-        let gvad = open_own(&self.root)?;
-        gvad.ensure_dir(OsStr::new(&prepared.run_id), 0o755)?;
-        prepared.dir = gvad.open_dir(&prepared.run_id)?;
+    fn restore(&mut self, prepared: &mut Prepared) -> io::Result<()> {
+        self.gvad = open_own(&self.root)?;
+        self.gvad.ensure_dir(OsStr::new(&prepared.run_id), 0o755)?;
+        prepared.dir = self.gvad.open_dir(&prepared.run_id)?;
         prepared.dir.remove_contents()?;
         for (name, file) in [
             (STDOUT, &mut prepared.stdout),
@@ -164,7 +164,7 @@ impl OutputDir {
     ///
     /// # Errors
     /// As [`OutputDir::record`].
-    pub fn record_unseen(&self, result: &mut RunResult) -> io::Result<()> {
+    pub fn record_unseen(&mut self, result: &mut RunResult) -> io::Result<()> {
         let run_id = OsString::from(&result.run_id);
         self.gvad.ensure_dir(&run_id, 0o755)?;
         let dir = self.gvad.open_dir(&run_id)?;

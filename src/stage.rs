@@ -1,7 +1,7 @@
 //! Staging: the private copy of a script that is run, in a directory of its own. What is copied and what becomes of it is for others.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File, Permissions};
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use crate::name::hex;
-use crate::sys::dir::{Dir, Look};
+use crate::sys::dir::{Dir, Kind, Look};
 use crate::sys::{file, mount};
 
 const PREFIX: &str = "run-";
@@ -137,7 +137,7 @@ async fn read_through(
 }
 
 impl Stage {
-    /// Removes the private directory, whatever the script has left or mounted there.
+    /// Removes the private directory, whatever the script has left or mounted there, or put in its place.
     pub fn remove(self) {
         remove(&self.path);
     }
@@ -145,10 +145,12 @@ impl Stage {
 
 /// Removes a private directory. What cannot be removed is told and left to the next start: no script is kept waiting for it.
 fn remove(path: &Path) {
+    let (Some(temp_dir), Some(name)) = (path.parent(), path.file_name()) else {
+        return;
+    };
     let removed = mount::unmount_below(path)
-        .and_then(|()| Dir::open(path))
-        .and_then(|dir| dir.remove_contents())
-        .and_then(|()| fs::remove_dir(path));
+        .and_then(|()| Dir::open(temp_dir))
+        .and_then(|temp_dir| remove_from(&temp_dir, name));
     match removed {
         Err(err) if err.kind() != io::ErrorKind::NotFound => {
             warn!(
@@ -157,6 +159,17 @@ fn remove(path: &Path) {
             );
         }
         _ => {}
+    }
+}
+
+/// A script may have put a symbolic link where its directory was: what that leads to is not ours.
+fn remove_from(temp_dir: &Dir, name: &OsStr) -> io::Result<()> {
+    match temp_dir.look(name)?.kind {
+        Kind::Directory => {
+            temp_dir.open_dir(name)?.remove_contents()?;
+            temp_dir.remove_dir(name)
+        }
+        Kind::Regular | Kind::SymbolicLink | Kind::Special => temp_dir.remove_file(name),
     }
 }
 

@@ -6,10 +6,9 @@ mod claims;
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::claim::ScriptBin;
 use crate::config::{OnInterrupted, Run};
@@ -18,10 +17,8 @@ use crate::ledger::line::Start;
 use crate::name::{ScriptName, shown};
 use crate::outcome::{Outcome, RunResult};
 use crate::record::{self, OutputDir, run_directories};
+use crate::run::leftovers::end_group;
 use crate::sys::cgroup::Cgroup;
-
-/// How long the processes that an earlier gvad left may take to end.
-const LEFTOVERS_END: Duration = Duration::from_secs(10);
 
 /// A claimed script that is to be run before any other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +35,7 @@ pub struct Recovery<'a> {
     /// Where the scripts are.
     pub script_bin: &'a ScriptBin,
     /// Where the results are.
-    pub output: &'a OutputDir,
+    pub output: &'a mut OutputDir,
     /// What was started.
     pub ledger: &'a mut Ledger,
     /// The ledger was made anew beside run directories of an older one.
@@ -77,38 +74,16 @@ impl Recovery<'_> {
 
     /// Ends the processes of runs that were going on when an earlier gvad of this boot died.
     async fn end_leftovers(&self) {
-        let until = Instant::now() + LEFTOVERS_END;
-        for start in self
-            .ledger
-            .unfinished
-            .iter()
-            .filter(|start| start.boot_id == self.boot_id)
-        {
+        let open = self.ledger.unfinished.iter();
+        for start in open.filter(|start| start.boot_id == self.boot_id) {
             let Some(path) = &start.cgroup else { continue };
-            let group = match Cgroup::find(path.as_ref()) {
-                Ok(Some(group)) => group,
-                Ok(None) => continue,
-                Err(err) => {
-                    warn!(
-                        "looking for what is left of run {}: {path}: {err}",
-                        start.run_id
-                    );
-                    continue;
-                }
-            };
-            while group.populated().unwrap_or(false) && Instant::now() < until {
-                info!(
-                    run = start.run_id,
-                    "ending the processes of an interrupted run"
-                );
-                if let Err(err) = group.kill() {
-                    warn!("ending the processes in {path}: {err}");
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            if let Err(err) = group.remove() {
-                warn!("removing the control group {path}: {err}");
+            match Cgroup::find(path.as_ref()) {
+                Ok(Some(group)) => end_group(group).await,
+                Ok(None) => {}
+                Err(err) => warn!(
+                    "looking for what is left of run {}: {path}: {err}",
+                    start.run_id
+                ),
             }
         }
     }
@@ -230,7 +205,7 @@ impl Recovery<'_> {
     }
 
     fn record_lost(
-        &self,
+        &mut self,
         run_id: String,
         reason: &str,
         results: &mut Vec<RunResult>,

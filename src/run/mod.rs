@@ -1,6 +1,7 @@
 //! Running: a staged script is started, supervised, and its whole tree of processes ended. What its surroundings are and when it must end
 //! comes from the configuration; what it did goes to `record`.
 
+pub mod leftovers;
 pub mod supervise;
 
 use std::ffi::{CString, OsStr, OsString};
@@ -17,6 +18,7 @@ use tracing::warn;
 use crate::capture::Capture;
 use crate::explain::explain;
 use crate::sys::cgroup::{Cgroup, Parent};
+use crate::sys::dir::{Dir, Look};
 use crate::sys::process::{self};
 use crate::sys::ready;
 use crate::sys::spawn::{self, Child, Program, Step};
@@ -28,8 +30,7 @@ pub struct Runner {
     parent: Option<Parent>,
     nowhere: Rc<File>,
     nothing: File,
-    /// The id of this boot.
-    pub boot_id: String,
+    prefix: String,
 }
 
 /// Limits and manners of one run.
@@ -57,11 +58,12 @@ pub struct Ready {
 }
 
 impl Runner {
-    /// Finds what there is of control groups.
+    /// Finds what there is of control groups. The groups of this gvad are named after its `temp_dir`, which no other gvad has.
     ///
     /// # Errors
     /// `/proc` or `/dev/null` is not there.
-    pub fn new() -> io::Result<Runner> {
+    pub fn new(temp_dir: &Dir) -> io::Result<Runner> {
+        let own = Look::at(temp_dir)?;
         let parent = crate::sys::cgroup::own()?;
         if parent.is_none() {
             warn!(
@@ -72,7 +74,7 @@ impl Runner {
             parent,
             nowhere: Rc::new(File::options().write(true).open("/dev/null")?),
             nothing: File::open("/dev/null")?,
-            boot_id: process::boot_id()?,
+            prefix: format!("gvad-{:x}-{:x}-", own.device, own.inode),
         })
     }
 
@@ -82,14 +84,15 @@ impl Runner {
     /// Descriptors or memory are short; a name with a NUL byte.
     pub fn ready(
         &self,
-        group: &str,
+        run: u64,
         files: (File, File),
         limits: Limits,
         script: &Path,
         directory: &Path,
         environment: &[(OsString, OsString)],
     ) -> io::Result<Ready> {
-        let cgroup = match self.parent.as_ref().map(|parent| parent.make(group)) {
+        let group = format!("{}{run}", self.prefix);
+        let cgroup = match self.parent.as_ref().map(|parent| parent.make(&group)) {
             Some(Ok(cgroup)) => Some(cgroup),
             Some(Err(err)) => {
                 warn!("making the control group {group}: {err}; the script runs without");

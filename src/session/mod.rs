@@ -94,17 +94,22 @@ struct Session<'a> {
 
 async fn work(ctx: &Context, layout: &Layout, carried: &mut Carried) -> anyhow::Result<Ended> {
     loop {
-        let reason = match open::open(ctx, layout, carried).await? {
+        let (state, reason) = match open::open(ctx, layout, carried).await? {
             Opening::Ready(session) => return look_after(*session, carried).await,
             Opening::NoScriptBin(reason) if ends_when_drained(ctx) => {
                 warn!("{reason}: there is no script to run");
                 return Ok(Ended::Drained);
             }
-            Opening::Refused(reason) if ctx.draining() => bail!("nothing can be run: {reason}"),
-            Opening::NoScriptBin(reason) | Opening::Refused(reason) => reason,
+            Opening::Refused(reason) | Opening::Full(reason) if ctx.draining() => {
+                bail!("nothing can be run: {reason}")
+            }
+            Opening::NoScriptBin(reason) | Opening::Refused(reason) => {
+                (State::WaitingForApplication, reason)
+            }
+            Opening::Full(reason) => (State::WaitingForOutput, reason),
         };
         carried.worked = true;
-        ctx.board.state(State::WaitingForApplication, Some(reason));
+        ctx.board.state(state, Some(reason));
         let again = ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
         if !again {
             return Ok(Ended::Stopped);

@@ -9,12 +9,11 @@ use super::{Carried, Session, refusal};
 use crate::claim::{ScriptBin, Settling, open_claims, open_script_bin};
 use crate::context::Context;
 use crate::image::{Image, Role};
-use crate::job::{Workplace, tell};
+use crate::job::{Workplace, is_full, tell};
 use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::record::{OutputDir, last_directory};
 use crate::recover::Recovery;
-use crate::run::Runner;
 use crate::scan::Told;
 use crate::stage;
 use crate::sys::dir::Dir;
@@ -28,9 +27,25 @@ pub(super) enum Opening<'a> {
     NoScriptBin(String),
     /// script-bin is there but may not be used.
     Refused(String),
+    /// There is no room for what recovery has to record.
+    Full(String),
 }
 
+/// Opens a session, if that can be done now.
 pub(super) async fn open<'a>(
+    ctx: &'a Context,
+    layout: &Layout,
+    carried: &mut Carried,
+) -> anyhow::Result<Opening<'a>> {
+    match open_all(ctx, layout, carried).await {
+        Err(err) if err.downcast_ref().is_some_and(is_full) => {
+            Ok(Opening::Full(format!("{err:#}")))
+        }
+        other => other,
+    }
+}
+
+async fn open_all<'a>(
     ctx: &'a Context,
     layout: &Layout,
     carried: &mut Carried,
@@ -60,7 +75,7 @@ pub(super) async fn open<'a>(
         Err(err) => return Ok(Opening::Refused(refusal(&err, path))),
     };
     let places = layout.places(&config.run.temp_dir)?;
-    let output = Dir::open(&places.output)
+    let mut output = Dir::open(&places.output)
         .and_then(OutputDir::open)
         .context("opening the output directory")?;
     locks.push(lock(
@@ -75,7 +90,7 @@ pub(super) async fn open<'a>(
     let script_bin = script_bin(application, dir, claims);
     let recovery = Recovery {
         script_bin: &script_bin,
-        output: &output,
+        output: &mut output,
         ledger: &mut ledger,
         ledger_lost,
         run: &config.run,
@@ -93,13 +108,11 @@ pub(super) async fn open<'a>(
         ctx.board.finished(result);
     }
     ctx.board.set_output(Some(output.gvad().try_clone()?));
-    let runner = Runner::new().context("preparing to run scripts")?;
     let work = Workplace {
         script_bin,
         output,
         ledger,
         places,
-        runner,
         pending: None,
         undeleted: false,
     };

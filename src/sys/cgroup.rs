@@ -51,6 +51,27 @@ pub fn own() -> io::Result<Option<Parent>> {
 }
 
 impl Parent {
+    /// The groups here whose names begin with `prefix`.
+    ///
+    /// # Errors
+    /// Those of reading a directory.
+    pub fn groups(&self, prefix: &str) -> io::Result<Vec<Cgroup>> {
+        let ours = |name: &std::ffi::OsString| name.as_bytes().starts_with(prefix.as_bytes());
+        let names = Dir::open(&self.path)?.names()?;
+        let paths = names
+            .iter()
+            .filter(|name| ours(name))
+            .map(|name| self.path.join(name));
+        paths
+            .map(|path| {
+                Ok(Cgroup {
+                    dir: Dir::open(&path)?,
+                    path,
+                })
+            })
+            .collect()
+    }
+
     /// Makes the group `name`; an empty one of that name that is there already will do.
     ///
     /// # Errors

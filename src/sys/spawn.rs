@@ -191,8 +191,7 @@ fn in_child(prepared: &Prepared<'_>) -> ! {
     // SAFETY: takes no pointer.
     unsafe { libc::setsid() };
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL runs no code of ours; SIGKILL, SIGSTOP and numbers that do not exist are refused, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        default_disposition(signal);
     }
     // SAFETY: takes no pointer.
     unsafe { libc::umask(0o022) };
@@ -229,6 +228,27 @@ fn in_child(prepared: &Prepared<'_>) -> ! {
         )
     };
     give_up(prepared, 2)
+}
+
+/// By the system call itself: the C library refuses the two signals that it uses among its threads, which an ignorant parent may have left
+/// ignored.
+#[expect(unsafe_code, reason = "raw system calls in the child")]
+fn default_disposition(signal: libc::c_int) {
+    /// The kernel's signal set has 64 bits.
+    const SET_SIZE: usize = 8;
+    // All zeros is SIG_DFL without flags; the kernel's structure is shorter than this on every architecture.
+    let action = [0_u64; 16];
+    let none = std::ptr::null_mut::<u64>();
+    // SAFETY: reads within `action`, writes nothing. SIGKILL and SIGSTOP are refused, which is fine.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            action.as_ptr(),
+            none,
+            SET_SIZE,
+        )
+    };
 }
 
 /// A daemon is protected from the OOM killer; its scripts are not. Without `/proc` there is nothing to do.

@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::process::tool;
+use super::process::{run, tool, unforked};
 use super::wait_until;
 
 /// A file system that gvad mounts in these tests.
@@ -116,7 +116,12 @@ impl Image {
             .arg(point);
         tool(&mut mount);
         let result = act(point);
-        tool(Command::new("umount").arg(point));
+        // A child that another test has just forked may have a file open here, until it executes its program.
+        let mut umount = Command::new("umount");
+        umount.arg(point);
+        wait_until("the image is unmounted", || {
+            run(&mut umount).code == Some(0)
+        });
         // The kernel detaches the loop device in its own time; gvad would find the image in use.
         let mut losetup = Command::new("losetup");
         losetup
@@ -138,14 +143,12 @@ fn fingerprint(label: &str) -> u64 {
 /// Writes an executable file, whose directory is made if need be.
 pub(crate) fn write_script(path: &Path, body: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o755)
-        .open(path)
-        .unwrap();
-    file.write_all(body.as_bytes()).unwrap();
-    file.set_permissions(fs::Permissions::from_mode(0o755))
-        .unwrap();
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o755);
+    unforked(|| {
+        let mut file = options.open(path).unwrap();
+        file.write_all(body.as_bytes()).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o755))
+            .unwrap();
+    });
 }

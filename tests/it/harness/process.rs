@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -43,12 +45,7 @@ pub(crate) fn run(command: &mut Command) -> Ended {
     let dir = tempfile::tempdir().unwrap();
     let (out, err) = (dir.path().join("out"), dir.path().join("err"));
     let (stdout, stderr) = (File::create(&out).unwrap(), File::create(&err).unwrap());
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr)
-        .spawn()
-        .unwrap();
+    let mut child = spawn(command.stdin(Stdio::null()).stdout(stdout).stderr(stderr)).unwrap();
     let status = wait(&mut child, &format!("the end of {command:?}"));
     let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
     Ended {
@@ -78,15 +75,34 @@ fn wait(child: &mut Child, what: &str) -> ExitStatus {
 /// Runs a tool that must succeed and gives what it printed.
 #[track_caller]
 pub(crate) fn tool(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|err| panic!("{command:?}: {err} (tests/run installs what is missing)"));
+    let output = spawn(
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped()),
+    )
+    .and_then(Child::wait_with_output)
+    .unwrap_or_else(|err| panic!("{command:?}: {err} (tests/run installs what is missing)"));
     assert!(
         output.status.success(),
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// One at a time forks, or has a script open for writing: a child has a copy of each descriptor until it executes its program,
+/// and gvad rightly takes no script that somebody has open for writing.
+static FORKING: Mutex<()> = Mutex::new(());
+
+/// Does something while no test forks.
+pub(crate) fn unforked<T>(act: impl FnOnce() -> T) -> T {
+    let _alone = FORKING.lock().unwrap_or_else(PoisonError::into_inner);
+    act()
+}
+
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    unforked(|| command.spawn())
 }
 
 /// Runs a line of shell that must succeed.
@@ -112,12 +128,7 @@ impl<'g> Daemon<'g> {
             .open(&log)
             .unwrap();
         let out = err.try_clone().unwrap();
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(out)
-            .stderr(err)
-            .spawn()
-            .unwrap();
+        let child = spawn(command.stdin(Stdio::null()).stdout(out).stderr(err)).unwrap();
         Self { guest, child, log }
     }
 
