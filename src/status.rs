@@ -292,7 +292,8 @@ impl Board {
         }
     }
 
-    fn write(&self) {
+    /// Writes `status.json` now.
+    pub fn write(&self) {
         let output = self.0.output.borrow();
         let Some(gvad) = output.as_ref() else { return };
         let json = serde_json::to_vec_pretty(&self.read()).unwrap_or_default();

@@ -49,9 +49,11 @@ impl Watcher {
         }
     }
 
-    /// Waits for a hint, or for `poll_interval`.
-    pub async fn hint(&self, poll_interval: Duration) {
-        let _ = tokio::time::timeout(poll_interval, self.hint.notified()).await;
+    /// Waits for a hint, or for `poll_interval`. True if there was one.
+    pub async fn hint(&self, poll_interval: Duration) -> bool {
+        tokio::time::timeout(poll_interval, self.hint.notified())
+            .await
+            .is_ok()
     }
 }
 

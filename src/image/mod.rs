@@ -5,7 +5,7 @@ mod mounting;
 mod register;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
@@ -131,6 +131,12 @@ impl Image {
         matches!(self.fstype.as_str(), "ext3" | "ext4" | "xfs" | "btrfs")
     }
 
+    /// gvad mounted it, and may do with the whole file system as it needs.
+    #[must_use]
+    pub fn own(&self) -> bool {
+        self.mounted_over.is_some()
+    }
+
     /// Unmounts it, if gvad mounted it, and with it whatever was mounted below.
     ///
     /// # Errors
@@ -153,16 +159,34 @@ impl Image {
             )
         })?;
         self.register.forget(&self.path)?;
+        self.wait_until_free().await;
         info!(role = %self.role, at = %self.path.display(), "unmounted");
         Ok(())
     }
 }
 
+impl Image {
+    /// An unmounted file system lives on while another mount namespace, made while it was mounted, shows it too; then the device is still in
+    /// use, and its journal may not have been emptied.
+    async fn wait_until_free(&self) {
+        let until = Instant::now() + UNMOUNT_BOUND;
+        while mounting::in_use(Path::new(&self.source), &self.device) {
+            if Instant::now() >= until {
+                return warn!(
+                    "{} is still in use after unmounting it, perhaps in another mount namespace: do not read it yet",
+                    self.device.display()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
 fn unmount(path: &Path, keep: usize) -> anyhow::Result<()> {
-    let until = std::time::Instant::now() + UNMOUNT_BOUND;
+    let until = Instant::now() + UNMOUNT_BOUND;
     loop {
         match mount::unmount_tree(path, keep, false) {
-            Err(err) if err.raw_os_error() == Some(EBUSY) && std::time::Instant::now() < until => {
+            Err(err) if err.raw_os_error() == Some(EBUSY) && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(50));
             }
             Err(err) if err.raw_os_error() == Some(EBUSY) => {

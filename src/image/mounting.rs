@@ -13,20 +13,22 @@ use super::{Image, Role, Wanted};
 use crate::config::{DEV, SYS_CLASS_BLOCK};
 use crate::ledger::line::Medium;
 use crate::sys::blockdev;
+use crate::sys::dir::Dir;
 use crate::sys::errno::{EBUSY, EINVAL, ENODEV};
+use crate::sys::file::{file_system_id, room, thaw};
 use crate::sys::lock::{Lock, Mode, try_lock};
 use crate::sys::superblock::{self, Content};
 use crate::sys::{loopdev, mount, mountinfo};
 
 pub(super) fn directory(wanted: &Wanted, path: PathBuf) -> anyhow::Result<Image> {
-    let dir = crate::sys::dir::Dir::open(&path)?;
-    let id = crate::sys::file::file_system_id(&dir)?;
+    let dir = Dir::open(&path)?;
+    let id = file_system_id(&dir)?;
     Ok(Image {
         role: wanted.role,
         source: wanted.source.clone(),
         device: path.clone(),
         fstype: "directory".to_owned(),
-        read_only: wanted.read_only || crate::sys::file::room(&dir)?.read_only,
+        read_only: wanted.read_only || room(&dir)?.read_only,
         medium: Medium {
             id,
             lasting_inodes: true,
@@ -267,7 +269,11 @@ fn already_mounted(
         );
     }
     let mounted_over = wanted.register.find(target, source).map(|entry| entry.over);
-    let room = crate::sys::file::room(&crate::sys::dir::Dir::open(target)?)?;
+    let top = Dir::open(target)?;
+    if mounted_over.is_some() {
+        thaw(&top).with_context(|| format!("thawing {}", target.display()))?;
+    }
+    let room = room(&top)?;
     info!(role = %wanted.role, device = source, at = %target.display(), own = mounted_over.is_some(), "is mounted already");
     Ok(Some(Image {
         role: wanted.role,
@@ -280,6 +286,17 @@ fn already_mounted(
         mounted_over,
         register: wanted.register.clone(),
     }))
+}
+
+/// Whether the device of an unmounted image is still mounted somewhere. An image file is when it still is attached; a block device, when it
+/// cannot be opened for oneself alone (open(2), `O_EXCL`).
+pub(super) fn in_use(source: &Path, device: &Path) -> bool {
+    if fs::metadata(source).is_ok_and(|meta| meta.is_file()) {
+        let attached =
+            File::open(source).and_then(|file| loopdev::attached_to(&file, [device.to_owned()]));
+        return attached.is_ok_and(|devices| !devices.is_empty());
+    }
+    blockdev::open_exclusively(device).is_err_and(|err| err.raw_os_error() == Some(EBUSY))
 }
 
 fn split_options(options: &str) -> (Vec<&str>, Vec<&str>) {

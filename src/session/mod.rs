@@ -22,6 +22,7 @@ use crate::recover::Resumed;
 use crate::scan::Told;
 use crate::status::State;
 use crate::sys::dir::Dir;
+use crate::sys::file;
 use crate::sys::lock::Lock;
 use crate::watch::Watcher;
 
@@ -29,6 +30,9 @@ use crate::watch::Watcher;
 const SETTLE_EVERY: u32 = 256;
 /// A script that is being written is waited for so long before nothing is said to be left to do.
 const UNFINISHED_PATIENCE: Duration = Duration::from_secs(10);
+
+/// So long nothing must have happened before what was done is brought to rest.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,26 +93,35 @@ struct Session<'a> {
     watched: Option<(u64, Watcher)>,
     since_settled: u32,
     unfinished_since: Option<Instant>,
+    /// Something was done since the last rest.
+    restless: bool,
+    /// Roots of the images that gvad mounted and writes to.
+    own_images: Vec<Dir>,
     _locks: Vec<Lock>,
 }
 
 async fn work(ctx: &Context, layout: &Layout, carried: &mut Carried) -> anyhow::Result<Ended> {
     loop {
+        let mut waiting = 0;
         let (state, reason) = match open::open(ctx, layout, carried).await? {
             Opening::Ready(session) => return look_after(*session, carried).await,
             Opening::NoScriptBin(reason) if ends_when_drained(ctx) => {
                 warn!("{reason}: there is no script to run");
                 return Ok(Ended::Drained);
             }
-            Opening::Refused(reason) | Opening::Full(reason) if ctx.draining() => {
+            Opening::Refused(reason) | Opening::Full(reason, _) if ctx.draining() => {
                 bail!("nothing can be run: {reason}")
             }
             Opening::NoScriptBin(reason) | Opening::Refused(reason) => {
                 (State::WaitingForApplication, reason)
             }
-            Opening::Full(reason) => (State::WaitingForOutput, reason),
+            Opening::Full(reason, scripts) => {
+                waiting = scripts;
+                (State::WaitingForOutput, reason)
+            }
         };
         carried.worked = true;
+        ctx.board.waiting(waiting);
         ctx.board.state(state, Some(reason));
         let again = ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
         if !again {
@@ -160,7 +173,6 @@ impl Session<'_> {
             if pass.ran || ctx.stop.wanted() {
                 continue;
             }
-            self.settle()?;
             if pass.unfinished == 0 {
                 self.unfinished_since = None;
             } else {
@@ -170,15 +182,19 @@ impl Session<'_> {
                 .unfinished_since
                 .is_some_and(|since| since.elapsed() < UNFINISHED_PATIENCE);
             if ends_when_drained(ctx) && !patient {
+                self.settle()?;
                 return Ok(Ended::Drained);
             }
             ctx.board.state(State::Idle, None);
-            self.wait(pass.unfinished > 0).await;
+            let quiet = !self.wait(pass.unfinished > 0).await;
+            if quiet && self.restless && !ctx.stop.wanted() {
+                self.rest()?;
+            }
         }
     }
 
-    /// Waits for a hint that something is there, or for the time to look again.
-    async fn wait(&mut self, soon: bool) {
+    /// Waits for a hint that something is there, or for the time to look again. True if there was a hint.
+    async fn wait(&mut self, soon: bool) -> bool {
         let config = self.ctx.config();
         let mut pause = config.watch.poll_interval.0;
         if soon {
@@ -186,15 +202,28 @@ impl Session<'_> {
                 .min(config.watch.settle.0)
                 .max(Duration::from_millis(10));
         }
-        match &self.watched {
-            Some((_, watcher)) => tokio::select! {
-                () = watcher.hint(pause) => {}
-                () = self.ctx.stop.asked() => {}
-            },
-            None => {
-                self.ctx.stop.sleep(pause).await;
-            }
+        if self.restless {
+            pause = pause.min(QUIET);
         }
+        let Some((_, watcher)) = &self.watched else {
+            self.ctx.stop.sleep(pause).await;
+            return false;
+        };
+        tokio::select! {
+            hint = watcher.hint(pause) => hint,
+            () = self.ctx.stop.asked() => false,
+        }
+    }
+
+    /// Nothing has happened for a while: what was done is brought to its place on the disks, so that the images can be read from outside.
+    fn rest(&mut self) -> anyhow::Result<()> {
+        self.restless = false;
+        self.settle()?;
+        self.ctx.board.write();
+        for image in &self.own_images {
+            file::flush_journal(image).context("flushing the journal of an image")?;
+        }
+        Ok(())
     }
 
     /// Lets the ledger forget what is durably over.

@@ -14,7 +14,7 @@ use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::record::{OutputDir, last_directory};
 use crate::recover::Recovery;
-use crate::scan::Told;
+use crate::scan::{Told, scan};
 use crate::stage;
 use crate::sys::dir::Dir;
 use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
@@ -27,8 +27,8 @@ pub(super) enum Opening<'a> {
     NoScriptBin(String),
     /// script-bin is there but may not be used.
     Refused(String),
-    /// There is no room for what recovery has to record.
-    Full(String),
+    /// There is no room for the ledger or for what recovery has to record; and so many scripts wait.
+    Full(String, usize),
 }
 
 /// Opens a session, if that can be done now.
@@ -39,10 +39,20 @@ pub(super) async fn open<'a>(
 ) -> anyhow::Result<Opening<'a>> {
     match open_all(ctx, layout, carried).await {
         Err(err) if err.downcast_ref().is_some_and(is_full) => {
-            Ok(Opening::Full(format!("{err:#}")))
+            let waiting = count_scripts(ctx, layout).unwrap_or(0);
+            Ok(Opening::Full(format!("{err:#}"), waiting))
         }
         other => other,
     }
+}
+
+fn count_scripts(ctx: &Context, layout: &Layout) -> io::Result<usize> {
+    let Some(application) = layout.image(Role::Application) else {
+        return Ok(0);
+    };
+    let root = Dir::open(&application.path)?;
+    let dir = open_script_bin(&root, &ctx.config().application.script_bin, false)?;
+    Ok(scan(&dir)?.scripts.len())
 }
 
 async fn open_all<'a>(
@@ -127,8 +137,17 @@ async fn open_all<'a>(
         watched: None,
         since_settled: 0,
         unfinished_since: None,
+        restless: true,
+        own_images: own_images(layout)?,
         _locks: locks,
     })))
+}
+
+fn own_images(layout: &Layout) -> anyhow::Result<Vec<Dir>> {
+    let images = layout.images.iter();
+    let written = images.filter(|image| image.own() && !image.read_only && !image.shared());
+    let roots = written.map(|image| Dir::open(&image.path));
+    roots.collect::<io::Result<_>>().context("opening an image")
 }
 
 /// The ledger, and whether an older one is lost.

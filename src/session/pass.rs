@@ -91,6 +91,7 @@ impl Session<'_> {
         match end {
             JobEnd::Done => {
                 pass.ran = true;
+                self.restless = true;
                 pass.done += 1;
                 self.since_settled += 1;
                 if self.since_settled >= SETTLE_EVERY {

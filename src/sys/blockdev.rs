@@ -285,6 +285,17 @@ pub fn open(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// Opens a block device for reading and for this process alone.
+///
+/// # Errors
+/// `EBUSY`: it is mounted, or somebody else has it so; others of open(2).
+pub fn open_exclusively(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_EXCL)
+        .open(path)
+}
+
 /// Major and minor number of a device number as stat(2) gives it.
 #[must_use]
 pub fn numbers(device: u64) -> (u32, u32) {

@@ -57,6 +57,50 @@ pub fn reserve(file: &File, len: u64) -> io::Result<()> {
     }
 }
 
+mod ioctls {
+    // `FIFREEZE` and `FITHAW` of linux/fs.h: _IOWR('X', 119, int) and 120. The argument is not used.
+    nix::ioctl_write_int_bad!(
+        freeze,
+        nix::request_code_readwrite!(b'X', 119, size_of::<i32>())
+    );
+    nix::ioctl_write_int_bad!(
+        thaw,
+        nix::request_code_readwrite!(b'X', 120, size_of::<i32>())
+    );
+}
+
+/// Writes everything on the file system of `dir` to its place, the journal's contents included, so that a reader that knows no journal sees
+/// it. By freezing and thawing it: ioctl_fs(2), `FIFREEZE`. A file system that cannot be frozen is no error.
+///
+/// # Errors
+/// Those of the ioctl. It is thawed in any case.
+#[expect(unsafe_code, reason = "ioctl")]
+pub fn flush_journal(dir: &impl AsFd) -> io::Result<()> {
+    let fd = dir.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open; the argument is not used.
+    let frozen = unsafe { ioctls::freeze(fd, 0) };
+    match frozen {
+        Ok(_) => thaw(dir),
+        Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::EBUSY | Errno::EINVAL | Errno::EROFS) => {
+            Ok(())
+        }
+        Err(err) => Err(err.into()),
+    }
+}
+
+/// Thaws the file system of `dir`, if it is frozen: a process that was killed in [`flush_journal`] leaves it so, and every write to it waits.
+///
+/// # Errors
+/// Those of the ioctl.
+#[expect(unsafe_code, reason = "ioctl")]
+pub fn thaw(dir: &impl AsFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open; the argument is not used.
+    match unsafe { ioctls::thaw(dir.as_fd().as_raw_fd(), 0) } {
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOTTY) | Ok(_) => Ok(()),
+        Err(err) => Err(err.into()),
+    }
+}
+
 /// How a file system stands.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {

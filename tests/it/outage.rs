@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::harness::{Guest, sh};
+use crate::harness::{Daemon, Guest, sh};
 use crate::layouts::assert_waits;
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
@@ -32,6 +32,8 @@ fn full_output_lets_nothing_start_and_goes_on_when_there_is_room() {
     let Some(guest) = Guest::with_output_image() else {
         return;
     };
+    guest.script("0", "#!/bin/sh\n");
+    guest.drain_ok();
     guest.script("a", TELL);
     guest.script("b", TELL);
     guest.inside_output(fill);
@@ -41,6 +43,28 @@ fn full_output_lets_nothing_start_and_goes_on_when_there_is_room() {
     assert!(!status["problem"].as_str().unwrap().is_empty(), "{status}");
     assert_eq!(status["counts"]["waiting"], 2, "{status}");
     assert_eq!(guest.witness(), Vec::<String>::new());
+    goes_on(&guest, daemon);
+}
+
+#[test]
+fn output_that_is_full_from_the_beginning_is_waited_for_too() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    guest.script("b", TELL);
+    guest.inside_output(fill);
+    assert_waits(&guest, &["a", "b"]);
+    let daemon = guest.daemon();
+    let status = daemon.wait_state("waiting_for_output");
+    assert!(!status["problem"].as_str().unwrap().is_empty(), "{status}");
+    assert_eq!(guest.witness(), Vec::<String>::new());
+    goes_on(&guest, daemon);
+}
+
+/// Makes room, and the scripts run.
+#[track_caller]
+fn goes_on(guest: &Guest, daemon: Daemon<'_>) {
     fs::remove_file(guest.live_output().join("fill")).unwrap();
     daemon.wait_result("b");
     assert_eq!(guest.witness(), ["a", "b"]);

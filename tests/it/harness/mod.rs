@@ -203,8 +203,10 @@ impl Guest {
 
     /// Writes the configuration file and tells where it is.
     pub(crate) fn write_config(&self) -> PathBuf {
-        let path = self.path("gvad.toml");
-        fs::write(&path, toml::to_string(&*self.settings.borrow()).unwrap()).unwrap();
+        // Whole or not at all: a gvad that was started a moment ago may be reading it.
+        let (new, path) = (self.path("gvad.toml.new"), self.path("gvad.toml"));
+        fs::write(&new, toml::to_string(&*self.settings.borrow()).unwrap()).unwrap();
+        fs::rename(&new, &path).unwrap();
         path
     }
 
