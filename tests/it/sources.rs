@@ -166,7 +166,10 @@ fn partition_label_and_partition_uuid_find_a_partition() {
         };
         assert!(!value.is_empty());
         assert_found(&guest, &format!("{tag}={value}"));
-        sh(&format!("partx --delete {device}"));
+        // Any gvad on this machine may be looking at the partition just now.
+        sh(&format!(
+            "for i in $(seq 200); do partx --delete {device} && break; sleep 0.05; done; test ! -e {device}p2"
+        ));
     }
 }
 
