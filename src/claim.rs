@@ -214,19 +214,6 @@ impl ScriptBin {
         }))
     }
 
-    /// Puts a claimed script back: it is not started now.
-    ///
-    /// # Errors
-    /// It stays claimed, and the next start runs it.
-    pub fn put_back(&self, claim: Claim) -> io::Result<()> {
-        match &self.claims {
-            Some(claims) if !claim.in_place => {
-                claims.rename_noreplace(&claim.name, &self.dir, &claim.name)
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Deletes a claimed script, whose result is durable.
     ///
     /// # Errors

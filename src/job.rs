@@ -1,6 +1,7 @@
 //! A job: one script from script-bin to its result, step by step. Each step's work is another file's; their order, and what
 //! happens when one fails, is here.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub struct Workplace {
     pub places: Places,
     /// A result that could not be made durable.
     pub pending: Option<RunResult>,
+    /// Scripts on a medium that cannot be written whose bytes were seen in this session to be those that were run.
+    pub verified: HashSet<String>,
     /// A claim could not be deleted: the ledger must go on remembering it.
     pub undeleted: bool,
 }
@@ -138,10 +141,17 @@ impl Workplace {
         let Some(sha256) = self.ledger.ran(&opened.identity) else {
             return Ok(false);
         };
+        let key = opened.identity.key();
+        if self.verified.contains(&key) {
+            return Ok(true);
+        }
         let same = stage::hash(&opened.file)
             .await
             .context("reading a script")?
             == sha256;
+        if same {
+            self.verified.insert(key);
+        }
         if same && self.script_bin.claims.is_some() {
             info!(
                 script = shown(&opened.name),

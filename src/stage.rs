@@ -1,9 +1,9 @@
 //! Staging: the private copy of a script that is run, in a directory of its own. What is copied and what becomes of it is for others.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -36,6 +36,12 @@ pub struct Stage {
 pub async fn stage(source: &File, name: &OsStr, temp_dir: &Path) -> Result<Stage, String> {
     let failed = |what: &str, err: &io::Error| format!("{what}: {err}");
     let look = Look::at(source).map_err(|err| failed("looking at the script", &err))?;
+    // A script may have removed it.
+    let made = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(temp_dir);
+    made.map_err(|err| failed("making run.temp_dir anew", &err))?;
     let room = Dir::open(temp_dir)
         .and_then(file::room)
         .map_err(|err| failed("looking at run.temp_dir", &err))?;

@@ -96,6 +96,9 @@ pub struct Identity {
     pub mtime: (i64, i64),
     /// Seconds and nanoseconds.
     pub ctime: (i64, i64),
+    /// Seconds and nanoseconds, where the file system keeps it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub birth: Option<(i64, i64)>,
 }
 
 /// Whether two times are the same, given that one may have been cut to seconds on its way to the disk.
@@ -119,25 +122,25 @@ impl Identity {
             size: look.size,
             mtime: pair(look.mtime),
             ctime: pair(look.ctime),
+            birth: look.birth.map(pair),
         }
     }
 
-    /// Whether both are the same file under the same name, unchanged.
+    /// Whether both are the same file under the same name, untouched since.
     #[must_use]
     pub fn same(&self, other: &Identity) -> bool {
         self.same_file(other) && same_time(self.ctime, other.ctime)
     }
 
-    /// Whether both are the same file under the same name, but for the ctime, which a rename changes.
+    /// Whether both are the same file under the same name, whatever was done to it since. Inode numbers are used again; the time of birth tells a
+    /// later file from an earlier one, and where there is none, what it looks like.
     #[must_use]
     pub fn same_file(&self, other: &Identity) -> bool {
-        self.same_place(other) && self.size == other.size && same_time(self.mtime, other.mtime)
-    }
-
-    /// Whether both are the same inode under the same name.
-    #[must_use]
-    pub fn same_place(&self, other: &Identity) -> bool {
-        self.name == other.name && self.inode == other.inode
+        let known = match (self.birth, other.birth) {
+            (Some(one), Some(other)) if self.inode != 0 => same_time(one, other),
+            _ => self.size == other.size && same_time(self.mtime, other.mtime),
+        };
+        self.name == other.name && self.inode == other.inode && known
     }
 
     /// A short form, for the memory of what was run on a medium that cannot be written.
@@ -268,6 +271,7 @@ mod tests {
             size: u64::MAX,
             mtime: stamp,
             ctime: stamp,
+            birth: Some(stamp),
         };
         let medium = Medium {
             id: "x".repeat(1000),

@@ -159,7 +159,7 @@ impl Ledger {
                 self.next_run = self.next_run.max(start.run.saturating_add(1));
                 // This is the further attempt that was owed.
                 self.unsettled
-                    .retain(|(old, again)| !(*again && old.identity.same_place(&start.identity)));
+                    .retain(|(old, again)| !(*again && old.identity.same_file(&start.identity)));
                 self.unfinished.push(start);
             }
             Line::End { run, again } => {
@@ -201,13 +201,6 @@ impl Ledger {
         self.next_run
     }
 
-    /// Takes the number of the next run for one that is not started.
-    pub fn take_number(&mut self) -> u64 {
-        let run = self.next_run;
-        self.next_run += 1;
-        run
-    }
-
     /// All runs up to this one have their result, and their scripts are gone.
     #[must_use]
     pub fn settled(&self) -> u64 {
@@ -226,7 +219,7 @@ impl Ledger {
         let owed = self
             .unsettled
             .iter()
-            .find(|(start, again)| *again && start.identity.same_place(identity));
+            .find(|(start, again)| *again && start.identity.same_file(identity));
         owed.map_or(1, |(start, _)| start.attempt + u32::from(!start.unstarted))
     }
 

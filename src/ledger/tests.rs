@@ -18,6 +18,7 @@ fn start(run: u64, in_place: bool) -> Start {
             size: 1,
             mtime: (1, 2),
             ctime: (3, 4),
+            birth: Some((run as i64, 0)),
         },
         sha256: "00".into(),
         attempt: 1,

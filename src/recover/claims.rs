@@ -8,9 +8,16 @@ use tracing::{info, warn};
 
 use super::{Recovery, Resumed};
 use crate::ledger::line::{Identity, Start, same_time};
-use crate::name::{ScriptName, shown};
-use crate::outcome::{Outcome, RunResult};
+use crate::name::{ScriptName, run_id, shown};
+use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::sys::dir::Kind;
+
+/// Why a script that stands among the claims again is not run.
+const AGAIN: &str = "the same file was run before and then claimed again when gvad or the machine died: \
+                     whether it was started again is not known; it is not run again";
+/// Why a script that was claimed for another ledger is not run.
+const FOREIGN: &str = "it was claimed by a gvad that wrote to another output image or lost its ledger: \
+                       it may have been started; it is not run again";
 
 impl Recovery<'_> {
     /// Claims that have come to a result are deleted; the others are resumed.
@@ -28,26 +35,24 @@ impl Recovery<'_> {
             let look = claims
                 .look(&name)
                 .with_context(|| format!("looking at the claim {}", shown(&name)))?;
+            if look.kind != Kind::Regular {
+                warn!(
+                    name = shown(&name),
+                    "stands among the claims and is none: it is left"
+                );
+                continue;
+            }
             let identity = Identity::of(&self.script_bin.medium, &name, &look);
-            let last = self.ledger.unsettled.iter().rev().find(|(start, _)| {
-                start.identity.name == identity.name && start.identity.inode == identity.inode
-            });
-            match last {
+            let mut starts = self.ledger.unsettled.iter().rev();
+            match starts.find(|(start, _)| start.identity.same_file(&identity)) {
                 None => resumed.push(Resumed { name, attempt: 1 }),
                 Some((start, true)) => {
-                    resumed.push(Resumed {
-                        name,
-                        attempt: start.attempt + u32::from(!start.unstarted),
-                    });
+                    let attempt = start.attempt + u32::from(!start.unstarted);
+                    resumed.push(Resumed { name, attempt });
                 }
                 Some((start, false)) => {
-                    let fresh = identity.inode == 0 && !start.identity.same_file(&identity);
-                    if fresh {
-                        resumed.push(Resumed { name, attempt: 1 });
-                        continue;
-                    }
-                    if !same_time(start.claimed, (look.ctime.secs, look.ctime.nanos)) {
-                        self.report_ambiguous(&name, results)?;
+                    if !same_time(start.claimed, identity.ctime) {
+                        self.report(&name, identity, AGAIN, results)?;
                     }
                     self.script_bin
                         .delete(&name)
@@ -58,38 +63,44 @@ impl Recovery<'_> {
         Ok(resumed)
     }
 
-    /// The file that was run stands there again, or still, with another ctime: a second hand-over of the same inode, or a trace of
-    /// something else. It is not known, so it is not run.
-    fn report_ambiguous(
-        &mut self,
-        name: &OsStr,
-        results: &mut Vec<RunResult>,
-    ) -> anyhow::Result<()> {
-        let reason = "the same file was run before and then claimed again when gvad or the machine died: \
-                      whether it was started again is not known; it is not run again";
-        self.report(name, reason, results)
-    }
-
+    /// Records that nobody knows whether a claimed script was started. With a start mark of its own, so that it is recorded once, however often
+    /// recovery is cut short.
     fn report(
         &mut self,
         name: &OsStr,
+        identity: Identity,
         reason: &str,
         results: &mut Vec<RunResult>,
     ) -> anyhow::Result<()> {
-        let run = self.ledger.take_number();
-        let run_id = crate::name::run_id(run, name);
+        let run = self.ledger.next_run();
+        let start = Start {
+            run,
+            run_id: run_id(run, name),
+            claimed: identity.ctime,
+            identity,
+            sha256: String::new(),
+            attempt: 1,
+            boot_id: self.boot_id.to_owned(),
+            started_at: timestamp(std::time::SystemTime::now()),
+            cgroup: None,
+            in_place: false,
+            unstarted: false,
+        };
         let mut result = RunResult {
             boot_id: self.boot_id.to_owned(),
             ..RunResult::unseen(
-                run_id,
+                start.run_id.clone(),
                 ScriptName::of(name),
                 Outcome::Interrupted,
                 reason.to_owned(),
             )
         };
+        self.ledger.start(start).context("writing the ledger")?;
         self.output
             .record_unseen(&mut result)
             .with_context(|| format!("recording {}", result.run_id))?;
+        self.ledger.end(run, false).context("writing the ledger")?;
+        self.ledger.sync().context("syncing the ledger")?;
         results.push(result);
         Ok(())
     }
@@ -125,7 +136,7 @@ impl Recovery<'_> {
             );
             self.script_bin
                 .dir
-                .rename(&name, claims, &name)
+                .rename_noreplace(&name, claims, &name)
                 .with_context(|| format!("claiming {}", shown(&name)))?;
             if !again {
                 self.script_bin
@@ -193,17 +204,22 @@ impl Recovery<'_> {
                 .context("listing the claims of another ledger")?;
             names.sort_unstable();
             for name in names {
-                if dir.look(&name).is_ok_and(|look| look.kind != Kind::Regular) {
+                let look = dir
+                    .look(&name)
+                    .with_context(|| format!("looking at the claim {}", shown(&name)))?;
+                if look.kind != Kind::Regular {
                     continue;
                 }
-                warn!(
-                    script = shown(&name),
-                    ledger = shown(&other),
-                    "was claimed by a gvad with another output image"
-                );
-                let reason = "it was claimed by a gvad that wrote to another output image or lost its ledger: \
-                              it may have been started; it is not run again";
-                self.report(&name, reason, results)?;
+                let identity = Identity::of(&self.script_bin.medium, &name, &look);
+                let mut starts = self.ledger.unsettled.iter();
+                if !starts.any(|(start, _)| start.identity.same_file(&identity)) {
+                    warn!(
+                        script = shown(&name),
+                        ledger = shown(&other),
+                        "was claimed by a gvad with another output image"
+                    );
+                    self.report(&name, identity, FOREIGN, results)?;
+                }
                 dir.remove_file(&name)
                     .with_context(|| format!("deleting the claim {}", shown(&name)))?;
             }

@@ -86,6 +86,10 @@ struct Session<'a> {
     root: Dir,
     /// The application image can be written, or could be when it was mounted.
     writable: bool,
+    /// Nothing can come to the application image: gvad mounted it, read-only.
+    unchanging: bool,
+    /// And everything on it has been looked at.
+    seen_all: bool,
     work: Workplace,
     first: VecDeque<Resumed>,
     settling: Settling,

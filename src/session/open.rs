@@ -1,5 +1,6 @@
 //! Opening a session: the locks, the ledger, script-bin, and what an earlier gvad left.
 
+use std::collections::HashSet;
 use std::io;
 
 use anyhow::{Context as _, bail};
@@ -124,12 +125,15 @@ async fn open_all<'a>(
         ledger,
         places,
         pending: None,
+        verified: HashSet::new(),
         undeleted: false,
     };
     Ok(Opening::Ready(Box::new(Session {
         ctx,
         root,
         writable,
+        unchanging: application.own() && application.read_only,
+        seen_all: false,
         work,
         first: resumed.into(),
         settling: Settling::default(),

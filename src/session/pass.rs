@@ -22,6 +22,9 @@ impl Session<'_> {
     pub(super) async fn pass(&mut self) -> anyhow::Result<Pass> {
         let ctx = self.ctx;
         let mut pass = Pass::default();
+        if self.unchanging && self.seen_all {
+            return Ok(pass);
+        }
         while let Some(resumed) = self.first.front().cloned() {
             if ctx.stop.wanted() {
                 return Ok(pass);
@@ -83,6 +86,8 @@ impl Session<'_> {
             pass.unfinished
         };
         ctx.board.listing(waiting, &shown);
+        self.seen_all =
+            !pass.ran && !pass.troubled && pass.unfinished == 0 && pass.blocked.is_none();
         Ok(pass)
     }
 
@@ -102,7 +107,10 @@ impl Session<'_> {
                 pass.unfinished += 1;
                 pass.passed_over.push((name.clone(), reason.to_owned()));
             }
-            JobEnd::PassedOver(reason) => pass.passed_over.push((name.clone(), reason)),
+            JobEnd::PassedOver(reason) => {
+                pass.troubled = true;
+                pass.passed_over.push((name.clone(), reason));
+            }
             JobEnd::Nothing => {}
             JobEnd::Blocked(reason) => {
                 (pass.blocked, pass.state) = (Some(reason), State::WaitingForOutput);
@@ -159,6 +167,8 @@ pub(super) fn refusal(err: &io::Error, script_bin: &Path) -> String {
 pub(super) struct Pass {
     pub(super) ran: bool,
     done: usize,
+    /// Something could not be taken that perhaps can later.
+    troubled: bool,
     pub(super) unfinished: usize,
     pub(super) blocked: Option<String>,
     pub(super) state: State,
@@ -170,6 +180,7 @@ impl Default for Pass {
         Pass {
             ran: false,
             done: 0,
+            troubled: false,
             unfinished: 0,
             blocked: None,
             state: State::Idle,

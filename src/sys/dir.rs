@@ -1,19 +1,19 @@
 //! Directories by descriptor: look, open, rename and remove names in them without ever following a symbolic link or leaving the
 //! directory. What the names mean is for others.
 //!
-//! Relies on openat2(2) (Linux 5.6), renameat2(2), fstatat(2).
+//! Relies on openat2(2) (Linux 5.6), renameat2(2), statx(2).
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use nix::dir::Dir as Listing;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::fcntl::{OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat2};
+use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
 /// An open directory.
@@ -59,39 +59,63 @@ pub struct Look {
     pub mtime: Stamp,
     /// Last change of the inode.
     pub ctime: Stamp,
+    /// When the inode was made, where the file system keeps that. Tells a file from a later one with the same inode number.
+    pub birth: Option<Stamp>,
+}
+
+/// fstatat(2) does not tell the time of birth.
+#[expect(unsafe_code, reason = "nix has no statx")]
+fn statx(dir: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<Look> {
+    let flags = flags | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
+    let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
+    let mut stat = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the descriptor is open, the name ends in NUL, and the kernel fills the structure, for which all zeros is valid too.
+    let answer = unsafe {
+        libc::statx(
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            flags,
+            mask,
+            stat.as_mut_ptr(),
+        )
+    };
+    Errno::result(answer)?;
+    // SAFETY: zeroed at first and then filled by the kernel.
+    Ok(Look::of(&unsafe { stat.assume_init() }))
 }
 
 impl Look {
-    fn of(stat: &FileStat) -> Look {
-        let kind = match SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits()) {
-            SFlag::S_IFREG => Kind::Regular,
-            SFlag::S_IFDIR => Kind::Directory,
-            SFlag::S_IFLNK => Kind::SymbolicLink,
+    fn of(stat: &libc::statx) -> Look {
+        let mode = u32::from(stat.stx_mode);
+        let kind = match mode & libc::S_IFMT {
+            libc::S_IFREG => Kind::Regular,
+            libc::S_IFDIR => Kind::Directory,
+            libc::S_IFLNK => Kind::SymbolicLink,
             _ => Kind::Special,
         };
+        let stamp = |time: &libc::statx_timestamp| Stamp {
+            secs: time.tv_sec,
+            nanos: i64::from(time.tv_nsec),
+        };
+        let has_birth = stat.stx_mask & libc::STATX_BTIME != 0;
         Look {
             kind,
-            mode: stat.st_mode & 0o7777,
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            size: u64::try_from(stat.st_size).unwrap_or(0),
-            mtime: Stamp {
-                secs: stat.st_mtime,
-                nanos: stat.st_mtime_nsec,
-            },
-            ctime: Stamp {
-                secs: stat.st_ctime,
-                nanos: stat.st_ctime_nsec,
-            },
+            mode: mode & 0o7777,
+            device: libc::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            inode: stat.stx_ino,
+            size: stat.stx_size,
+            mtime: stamp(&stat.stx_mtime),
+            ctime: stamp(&stat.stx_ctime),
+            birth: has_birth.then(|| stamp(&stat.stx_btime)),
         }
     }
 
     /// What the descriptor stands for.
     ///
     /// # Errors
-    /// Those of fstat(2).
+    /// Those of statx(2).
     pub fn at(file: impl AsFd) -> io::Result<Look> {
-        Ok(Look::of(&fstat(file)?))
+        statx(file.as_fd(), c"", libc::AT_EMPTY_PATH)
     }
 
     /// Whether anybody may write to it.
@@ -178,13 +202,9 @@ impl Dir {
     /// What `name` stands for; a symbolic link is not followed.
     ///
     /// # Errors
-    /// Those of fstatat(2).
+    /// Those of statx(2).
     pub fn look(&self, name: &OsStr) -> io::Result<Look> {
-        Ok(Look::of(&fstatat(
-            &self.0,
-            name,
-            AtFlags::AT_SYMLINK_NOFOLLOW,
-        )?))
+        statx(self.0.as_fd(), &CString::new(name.as_bytes())?, 0)
     }
 
     /// The names in the directory, without `.` and `..`, in no order.

@@ -11,6 +11,7 @@ mod harness;
 mod config;
 mod crashes;
 mod daemon;
+mod durable;
 mod file_systems;
 mod hostile;
 mod hostile_paths;

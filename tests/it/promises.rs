@@ -330,3 +330,42 @@ fn two_appliances_side_by_side_do_not_touch_each_others_scripts() {
     );
     assert_eq!(first.stop(), Some(0));
 }
+
+/// A second gvad that shares nothing but the application, whose script `a` is there.
+#[track_caller]
+fn assert_second_is_refused(guest: &Guest) {
+    for output in ["one", "two"] {
+        fs::create_dir(guest.path(output)).unwrap();
+    }
+    guest.set("output.source", guest.text("one"));
+    let daemon = guest.daemon();
+    wait_until("it runs", || guest.witness().len() == 1);
+    guest.set("output.source", guest.text("two"));
+    guest.set("run.temp_dir", guest.text("state-2"));
+    guest.set("application.mount_point", guest.text("mnt/second"));
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert!(ended.stderr.contains("another gvad"), "{ended}");
+    assert_eq!(guest.witness(), ["a"]);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn second_gvad_on_the_same_directory_is_refused() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    guest.script("a", STAY);
+    assert_second_is_refused(&guest);
+}
+
+#[test]
+fn second_gvad_on_the_same_device_is_refused() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script("a", STAY);
+    let device = guest.attach(&guest.path("app.img"), &[]);
+    guest.set("application.source", device);
+    assert_second_is_refused(&guest);
+}

@@ -217,3 +217,18 @@ fn stopped_script_is_not_tried_again_with_rerun() {
     assert_eq!(guest.witness(), ["a"]);
     assert_eq!(outcomes(&guest), owned(&[("a", "stopped")]));
 }
+
+#[test]
+fn ledger_that_a_script_deletes_is_made_anew_before_the_next_start() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", &format!("{TELL}rm \"$GVA_OUTPUT/gvad/ledger\"\n"));
+    guest.script("b", STAY);
+    killed_while_running(&guest, 2);
+    guest.drain();
+    assert_eq!(guest.witness(), ["a", "b"]);
+    let found = outcomes(&guest);
+    assert_eq!(found, owned(&[("a", "exited"), ("b", "interrupted")]));
+    guest.assert_clean();
+}
