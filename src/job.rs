@@ -189,40 +189,10 @@ impl Workplace {
         attempt: u32,
     ) -> anyhow::Result<JobEnd> {
         let config = ctx.config();
-        let Claim {
-            name,
-            file,
-            identity,
-            claimed,
-            in_place,
-        } = claim;
-        let staged = stage::stage(&file, &name, &config.run.temp_dir).await;
-        // Closing it ends the lease: whoever wanted to write to it may, and changes nothing that is run.
-        drop(file);
-        let mut start = Start {
-            run: self.ledger.next_run(),
-            run_id: prepared.run_id.clone(),
-            identity,
-            sha256: String::new(),
-            attempt,
-            boot_id: ctx.boot_id.clone(),
-            started_at: timestamp(std::time::SystemTime::now()),
-            cgroup: None,
-            in_place,
-            unstarted: true,
-            claimed,
-        };
-        let mut result = RunResult {
-            attempt,
-            boot_id: ctx.boot_id.clone(),
-            reason: None,
-            ..RunResult::unseen(
-                prepared.run_id.clone(),
-                ScriptName::of(&name),
-                Outcome::NotStarted,
-                String::new(),
-            )
-        };
+        let name = claim.name.clone();
+        let staged = stage::stage(&claim.file, &name, &config.run.temp_dir).await;
+        // The claim's file is closed here, and that ends the lease: whoever wanted to write to it may, and changes nothing that is run.
+        let (mut start, mut result) = self.begin(ctx, claim, &prepared.run_id, attempt);
         let stage = match staged {
             Ok(stage) => {
                 start.sha256.clone_from(&stage.sha256);
@@ -232,17 +202,15 @@ impl Workplace {
                 Some(stage)
             }
             Err(reason) => {
-                self.ledger
-                    .start(start.clone())
-                    .context("writing the ledger")?;
+                let marked = self.ledger.start(start.clone());
+                marked.context("writing the ledger")?;
                 result.reason = Some(reason);
                 None
             }
         };
         self.record(ctx, &mut prepared, &result).await?;
-        self.ledger
-            .end(start.run, false)
-            .context("writing the ledger")?;
+        let ended = self.ledger.end(start.run, false);
+        ended.context("writing the ledger")?;
         if let Err(err) = self.script_bin.delete(&name) {
             self.undeleted = true;
             error!(
@@ -256,6 +224,35 @@ impl Workplace {
         tell(&result);
         ctx.board.finished(&result);
         Ok(JobEnd::Done)
+    }
+
+    /// The start mark and the result as they are if nothing comes of it.
+    fn begin(&self, ctx: &Context, claim: Claim, run_id: &str, attempt: u32) -> (Start, RunResult) {
+        let result = RunResult {
+            attempt,
+            boot_id: ctx.boot_id.clone(),
+            reason: None,
+            ..RunResult::unseen(
+                run_id.to_owned(),
+                ScriptName::of(&claim.name),
+                Outcome::NotStarted,
+                String::new(),
+            )
+        };
+        let start = Start {
+            run: self.ledger.next_run(),
+            run_id: run_id.to_owned(),
+            identity: claim.identity,
+            sha256: String::new(),
+            attempt,
+            boot_id: ctx.boot_id.clone(),
+            started_at: timestamp(std::time::SystemTime::now()),
+            cgroup: None,
+            in_place: claim.in_place,
+            unstarted: true,
+            claimed: claim.claimed,
+        };
+        (start, result)
     }
 
     /// Starts what is staged and waits for its end. What comes of it is in `result`.

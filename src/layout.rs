@@ -43,11 +43,8 @@ impl Layout {
         let config = ctx.config();
         let mut since = Instant::now();
         let register = Register::new(&config.run.temp_dir, &ctx.boot_id);
-        for wanted in [
-            application(&config, &register),
-            data(&config, &register),
-            output(&config, &register),
-        ] {
+        for role in [Role::Application, Role::Data, Role::Output] {
+            let wanted = wanted(&config, role, &register);
             // Data and output are waited for from the moment at which the application is there, side by side.
             if wanted.role == Role::Data {
                 since = Instant::now();
@@ -198,41 +195,43 @@ fn required(config: &Config, role: Role) -> bool {
     }
 }
 
-fn application(config: &Config, register: &Register) -> Wanted {
-    let section = &config.application;
+fn wanted(config: &Config, role: Role, register: &Register) -> Wanted {
+    let Config {
+        application,
+        data,
+        output,
+        ..
+    } = config;
+    let (source, fstype, options, mount_point, read_only) = match role {
+        Role::Application => (
+            &application.source,
+            &application.fstype,
+            &application.options,
+            &application.mount_point,
+            application.read_only,
+        ),
+        Role::Data => (
+            &data.source,
+            &data.fstype,
+            &data.options,
+            &data.mount_point,
+            data.read_only,
+        ),
+        Role::Output => (
+            &output.source,
+            &output.fstype,
+            &output.options,
+            &output.mount_point,
+            false,
+        ),
+    };
     Wanted {
-        role: Role::Application,
-        source: section.source.clone(),
-        fstype: section.fstype.clone(),
-        options: section.options.clone(),
-        mount_point: section.mount_point.clone(),
-        read_only: section.read_only,
-        register: register.clone(),
-    }
-}
-
-fn data(config: &Config, register: &Register) -> Wanted {
-    let section = &config.data;
-    Wanted {
-        role: Role::Data,
-        source: section.source.clone(),
-        fstype: section.fstype.clone(),
-        options: section.options.clone(),
-        mount_point: section.mount_point.clone(),
-        read_only: section.read_only,
-        register: register.clone(),
-    }
-}
-
-fn output(config: &Config, register: &Register) -> Wanted {
-    let section = &config.output;
-    Wanted {
-        role: Role::Output,
-        source: section.source.clone(),
-        fstype: section.fstype.clone(),
-        options: section.options.clone(),
-        mount_point: section.mount_point.clone(),
-        read_only: false,
+        role,
+        source: source.clone(),
+        fstype: fstype.clone(),
+        options: options.clone(),
+        mount_point: mount_point.clone(),
+        read_only,
         register: register.clone(),
     }
 }

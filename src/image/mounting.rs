@@ -181,46 +181,14 @@ fn at_mount_point(
     }
     let over = mount::count_at(&target)?;
     wanted.register.note(&target, source, over)?;
-    let never_writable = matches!(fstype, "iso9660" | "squashfs" | "erofs");
-    let (flags, words) = split_options(&wanted.options);
-    let data = file_system_options(fstype, &words);
-    let attempt = |fstype: &str, read_only| {
-        let request = mount::Request {
-            source,
-            fstype,
-            data: &data,
-            flags: &flags,
-            read_only,
-        };
-        mount::mount(&request, &target)
-    };
-    let mut read_only = read_only || never_writable;
-    let mut answer = attempt(fstype, read_only);
-    // A kernel that has no driver of that name serves ext2 and ext3 by ext4's.
-    let fstype = match &answer {
-        Err(err) if err.raw_os_error() == Some(ENODEV) && matches!(fstype, "ext2" | "ext3") => {
-            answer = attempt("ext4", read_only);
-            "ext4"
-        }
-        _ => fstype,
-    };
-    if let Err(err) = &answer
-        && !read_only
-        && matches!(
-            err.kind(),
-            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
-        )
-    {
-        read_only = true;
-        answer = attempt(fstype, read_only);
-    }
-    answer.map_err(|err| {
-        anyhow!(
-            "mounting it at {} failed: {}",
-            target.display(),
-            explain_mount(fstype, &err)
-        )
-    })?;
+    let (fstype, read_only) =
+        mount_best(wanted, source, fstype, read_only, &target).map_err(|err| {
+            anyhow!(
+                "mounting it at {} failed: {}",
+                target.display(),
+                explain_mount(fstype, &err)
+            )
+        })?;
     info!(role = %wanted.role, source = wanted.source, device = source, fstype, read_only, at = %target.display(), "mounted");
     Ok(Image {
         role: wanted.role,
@@ -233,6 +201,49 @@ fn at_mount_point(
         mounted_over: Some(over),
         register: wanted.register.clone(),
     })
+}
+
+/// Mounts, and finds out by doing it whether the file system can be written. Returns the type it was mounted as and whether read-only.
+fn mount_best<'a>(
+    wanted: &Wanted,
+    source: &str,
+    fstype: &'a str,
+    read_only: bool,
+    target: &Path,
+) -> io::Result<(&'a str, bool)> {
+    let (flags, words) = split_options(&wanted.options);
+    let data = file_system_options(fstype, &words);
+    let attempt = |fstype, read_only| {
+        let request = mount::Request {
+            source,
+            fstype,
+            data: &data,
+            flags: &flags,
+            read_only,
+        };
+        mount::mount(&request, target)
+    };
+    // A kernel that has no driver of that name serves ext2 and ext3 by ext4's.
+    let either = |read_only| match attempt(fstype, read_only) {
+        Err(err) if err.raw_os_error() == Some(ENODEV) && matches!(fstype, "ext2" | "ext3") => {
+            attempt("ext4", read_only).map(|()| "ext4")
+        }
+        other => other.map(|()| fstype),
+    };
+    let read_only = read_only || matches!(fstype, "iso9660" | "squashfs" | "erofs");
+    match either(read_only) {
+        Err(err) if !read_only && is_write_protected(&err) => {
+            either(true).map(|fstype| (fstype, true))
+        }
+        other => other.map(|fstype| (fstype, read_only)),
+    }
+}
+
+fn is_write_protected(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied
+    )
 }
 
 fn explain_mount(fstype: &str, err: &io::Error) -> String {

@@ -21,7 +21,7 @@ use crate::sys::cgroup::{Cgroup, Parent};
 use crate::sys::dir::{Dir, Look};
 use crate::sys::process::{self};
 use crate::sys::ready;
-use crate::sys::spawn::{self, Child, Program, Step};
+use crate::sys::spawn::{self, Child, NotStarted, Program, Step};
 use supervise::Running;
 
 /// What every run needs and none changes.
@@ -169,65 +169,65 @@ impl Ready {
         let ooms = self.oom_kills();
         let started = Instant::now();
         let started_at = SystemTime::now();
-        let spawned = match (self.stdout.write_end(), self.stderr.write_end()) {
-            (Some(stdout), Some(stderr)) => spawn::spawn(&Program {
-                path: &self.program,
-                environment: &self.environment,
-                directory: &self.directory,
-                stdin: runner.nothing.as_fd(),
-                stdout,
-                stderr,
-                cgroup: self.cgroup.as_ref().map(Cgroup::as_fd),
-            }),
-            _ => unreachable_pipe(),
+        let child = match self.spawn(runner) {
+            Ok(child) => child,
+            Err(refused) => {
+                let reason = self.reason(&refused);
+                remove_group(self.cgroup);
+                return Err(reason);
+            }
         };
-        let reason = match spawned {
-            Ok(child) => match child.pidfd.try_clone().and_then(ready::readable) {
-                Ok(exit) => {
-                    self.stdout.started();
-                    self.stderr.started();
-                    let Ready {
-                        stdout,
-                        stderr,
-                        cgroup,
-                        ..
-                    } = self;
-                    return Ok(Running {
-                        child,
-                        exit,
-                        stdout,
-                        stderr,
-                        cgroup,
-                        started,
-                        started_at,
-                        ooms,
-                    });
-                }
-                Err(err) => {
-                    // It runs but cannot be waited for: the only safe thing is to end it and say so.
-                    let _ = process::kill_group(child.pid);
-                    let _ = process::reap_blocking(&child.pidfd);
-                    format!("watching the process: {err}; it was ended at once")
-                }
-            },
-            Err(refused) => match refused.step {
-                Step::Clone => format!("making a process: {}", refused.error),
-                Step::Directory => format!(
-                    "entering {}: {}",
-                    self.directory.to_string_lossy(),
-                    refused.error
-                ),
-                Step::Surroundings => {
-                    format!("making the script's surroundings: {}", refused.error)
-                }
-                Step::Execute => explain(
-                    Path::new(OsStr::from_bytes(self.program.as_bytes())),
-                    &refused.error,
-                ),
-            },
+        let exit = match child.pidfd.try_clone().and_then(ready::readable) {
+            Ok(exit) => exit,
+            Err(err) => {
+                // It runs but cannot be waited for: the only safe thing is to end it and say so.
+                let _ = process::kill_group(child.pid);
+                let _ = process::reap_blocking(&child.pidfd);
+                remove_group(self.cgroup);
+                return Err(format!("watching the process: {err}; it was ended at once"));
+            }
         };
-        remove_group(self.cgroup);
-        Err(reason)
+        self.stdout.started();
+        self.stderr.started();
+        Ok(Running {
+            child,
+            exit,
+            stdout: self.stdout,
+            stderr: self.stderr,
+            cgroup: self.cgroup,
+            started,
+            started_at,
+            ooms,
+        })
+    }
+
+    fn spawn(&self, runner: &Runner) -> Result<Child, NotStarted> {
+        let (Some(stdout), Some(stderr)) = (self.stdout.write_end(), self.stderr.write_end())
+        else {
+            let error = io::Error::from(io::ErrorKind::BrokenPipe);
+            let step = Step::Surroundings;
+            return Err(NotStarted { step, error });
+        };
+        spawn::spawn(&Program {
+            path: &self.program,
+            environment: &self.environment,
+            directory: &self.directory,
+            stdin: runner.nothing.as_fd(),
+            stdout,
+            stderr,
+            cgroup: self.cgroup.as_ref().map(Cgroup::as_fd),
+        })
+    }
+
+    /// Why it was not started, for people.
+    fn reason(&self, refused: &NotStarted) -> String {
+        let error = &refused.error;
+        match refused.step {
+            Step::Clone => format!("making a process: {error}"),
+            Step::Directory => format!("entering {}: {error}", self.directory.to_string_lossy()),
+            Step::Surroundings => format!("making the script's surroundings: {error}"),
+            Step::Execute => explain(Path::new(OsStr::from_bytes(self.program.as_bytes())), error),
+        }
     }
 
     fn oom_kills(&self) -> Option<u64> {
@@ -236,12 +236,4 @@ impl Ready {
             .and_then(Cgroup::oom_kills)
             .or_else(process::oom_kills)
     }
-}
-
-fn unreachable_pipe() -> Result<Child, spawn::NotStarted> {
-    let error = io::Error::from(io::ErrorKind::BrokenPipe);
-    Err(spawn::NotStarted {
-        step: Step::Surroundings,
-        error,
-    })
 }

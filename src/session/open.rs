@@ -14,7 +14,7 @@ use crate::job::{Workplace, is_full, tell};
 use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::record::{OutputDir, last_directory};
-use crate::recover::Recovery;
+use crate::recover::{Recovery, Resumed};
 use crate::scan::{Told, scan};
 use crate::stage;
 use crate::sys::dir::Dir;
@@ -86,41 +86,20 @@ async fn open_all<'a>(
         Err(err) => return Ok(Opening::Refused(refusal(&err, path))),
     };
     let places = layout.places(&config.run.temp_dir)?;
-    let mut output = Dir::open(&places.output)
+    let output = Dir::open(&places.output)
         .and_then(OutputDir::open)
         .context("opening the output directory")?;
     locks.push(lock(
         output.gvad(),
         &format!("the output directory {}", places.output.display()),
     )?);
-    let (mut ledger, ledger_lost) = open_ledger(&output)?;
+    let (ledger, ledger_lost) = open_ledger(&output)?;
     let claims = match open_claims(&dir, ledger.id(), writable) {
         Ok(claims) => claims,
         Err(err) => return Ok(Opening::Refused(refusal(&err, path))),
     };
-    let script_bin = script_bin(application, dir, claims);
-    let recovery = Recovery {
-        script_bin: &script_bin,
-        output: &mut output,
-        ledger: &mut ledger,
-        ledger_lost,
-        run: &config.run,
-        boot_id: &ctx.boot_id,
-        pending: carried.pending.clone(),
-    };
-    let (resumed, results) = recovery
-        .recover()
-        .await
-        .context("recovering what an earlier gvad left")?;
-    carried.pending = None;
-    stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
-    for result in &results {
-        tell(result);
-        ctx.board.finished(result);
-    }
-    ctx.board.set_output(Some(output.gvad().try_clone()?));
-    let work = Workplace {
-        script_bin,
+    let mut work = Workplace {
+        script_bin: script_bin(application, dir, claims),
         output,
         ledger,
         places,
@@ -128,6 +107,9 @@ async fn open_all<'a>(
         verified: HashSet::new(),
         undeleted: false,
     };
+    let first = recover(ctx, &mut work, ledger_lost, carried).await?;
+    let gvad = work.output.gvad().try_clone()?;
+    ctx.board.set_output(Some(gvad));
     Ok(Opening::Ready(Box::new(Session {
         ctx,
         root,
@@ -135,7 +117,7 @@ async fn open_all<'a>(
         unchanging: application.own() && application.read_only,
         seen_all: false,
         work,
-        first: resumed.into(),
+        first: first.into(),
         settling: Settling::default(),
         told: Told::default(),
         watched: None,
@@ -145,6 +127,34 @@ async fn open_all<'a>(
         own_images: own_images(layout)?,
         _locks: locks,
     })))
+}
+
+/// Brings what an earlier gvad left to its end. Returns the claims that are to be run first.
+async fn recover(
+    ctx: &Context,
+    work: &mut Workplace,
+    ledger_lost: bool,
+    carried: &mut Carried,
+) -> anyhow::Result<Vec<Resumed>> {
+    let config = ctx.config();
+    let recovery = Recovery {
+        script_bin: &work.script_bin,
+        output: &mut work.output,
+        ledger: &mut work.ledger,
+        ledger_lost,
+        run: &config.run,
+        boot_id: &ctx.boot_id,
+        pending: carried.pending.clone(),
+    };
+    let recovered = recovery.recover().await;
+    let (resumed, results) = recovered.context("recovering what an earlier gvad left")?;
+    carried.pending = None;
+    stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
+    for result in &results {
+        tell(result);
+        ctx.board.finished(result);
+    }
+    Ok(resumed)
 }
 
 fn own_images(layout: &Layout) -> anyhow::Result<Vec<Dir>> {

@@ -25,18 +25,8 @@ impl Session<'_> {
         if self.unchanging && self.seen_all {
             return Ok(pass);
         }
-        while let Some(resumed) = self.first.front().cloned() {
-            if ctx.stop.wanted() {
-                return Ok(pass);
-            }
-            let end = self
-                .work
-                .resume(ctx, &resumed.name, resumed.attempt)
-                .await?;
-            if !self.note(&mut pass, &resumed.name, end)? {
-                return Ok(pass);
-            }
-            self.first.pop_front();
+        if !self.resume_claims(&mut pass).await? {
+            return Ok(pass);
         }
         let listing = match self.look()? {
             Ok(listing) => listing,
@@ -46,11 +36,9 @@ impl Session<'_> {
             }
         };
         self.settling.keep(&listing.scripts);
-        pass.passed_over = listing
-            .passed_over
-            .into_iter()
-            .map(|(name, reason)| (name, reason.to_owned()))
-            .collect();
+        let passed_over = listing.passed_over.into_iter();
+        pass.passed_over
+            .extend(passed_over.map(|(name, reason)| (name, reason.to_owned())));
         let total = listing.scripts.len();
         for (index, name) in listing.scripts.iter().enumerate() {
             if ctx.stop.wanted() {
@@ -62,33 +50,47 @@ impl Session<'_> {
                 break;
             }
         }
-        self.told.tell(
-            pass.passed_over
-                .iter()
-                .map(|(name, reason)| (name.as_os_str(), reason.as_str())),
-        );
-        let shown: Vec<PassedOver> = pass
-            .passed_over
-            .iter()
-            .map(|(name, reason)| {
-                let ScriptName { script, script_hex } = ScriptName::of(name);
-                let reason = reason.clone();
-                PassedOver {
-                    name: script,
-                    name_hex: script_hex,
-                    reason,
-                }
-            })
-            .collect();
-        let waiting = if pass.blocked.is_some() {
-            total.saturating_sub(pass.done)
-        } else {
-            pass.unfinished
+        let waiting = match pass.blocked {
+            Some(_) => total.saturating_sub(pass.done),
+            None => pass.unfinished,
         };
-        ctx.board.listing(waiting, &shown);
+        self.show(&pass, waiting);
         self.seen_all =
             !pass.ran && !pass.troubled && pass.unfinished == 0 && pass.blocked.is_none();
         Ok(pass)
+    }
+
+    /// Runs what was claimed before, but not started. False if no further script can be run now.
+    async fn resume_claims(&mut self, pass: &mut Pass) -> anyhow::Result<bool> {
+        let ctx = self.ctx;
+        while let Some(resumed) = self.first.front().cloned() {
+            if ctx.stop.wanted() {
+                return Ok(false);
+            }
+            let end = self.work.resume(ctx, &resumed.name, resumed.attempt);
+            let end = end.await?;
+            if !self.note(pass, &resumed.name, end)? {
+                return Ok(false);
+            }
+            self.first.pop_front();
+        }
+        Ok(true)
+    }
+
+    /// Tells what is not run, and how many scripts wait.
+    fn show(&mut self, pass: &Pass, waiting: usize) {
+        let passed_over = pass.passed_over.iter();
+        self.told
+            .tell(passed_over.map(|(name, reason)| (name.as_os_str(), reason.as_str())));
+        let listed = pass.passed_over.iter().map(|(name, reason)| {
+            let ScriptName { script, script_hex } = ScriptName::of(name);
+            PassedOver {
+                name: script,
+                name_hex: script_hex,
+                reason: reason.clone(),
+            }
+        });
+        self.ctx.board.listing(waiting, &listed.collect::<Vec<_>>());
     }
 
     /// Notes what became of a job. False if no further one can be run now.
