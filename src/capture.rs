@@ -13,7 +13,7 @@ use crate::sys::ready;
 /// So much is moved at once, in bytes.
 const CHUNK: usize = 1 << 20;
 /// So much is taken at most once the script has ended, from whoever still holds the pipe, in bytes.
-const LAST: u64 = 4 << 20;
+const LAST: u64 = 64 << 20;
 
 /// One stream of one run.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 mod gpt;
 mod images;
 mod left;
+mod machine;
 mod process;
 mod waiting;
 
@@ -90,9 +91,11 @@ impl Guest {
         // Other tests search for the default labels too: who attaches a device with one must be alone.
         let file = File::create(std::env::temp_dir().join("gvad-tests.lock")).unwrap();
         let lock = Flock::lock(file, lock).map_err(|(_, err)| err).unwrap();
+        machine::wait_for_no_default_label();
         let home = File::open("/proc/thread-self/ns/mnt").unwrap();
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).unwrap();
+        machine::let_go_of_foreign_images();
         mount(
             Some("tmpfs"),
             "/run",
