@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::ledger::Ledger;
 use crate::ledger::line::{Identity, Medium};
 use crate::scan::objection;
 use crate::sys::dir::{Dir, Look};
@@ -75,6 +76,8 @@ pub enum Claiming {
     Claimed(Claim),
     /// Somebody else was quicker, or it was replaced: the next scan sees what is there.
     Lost,
+    /// It could not be moved (an immutable file, a full disk), and is where it was.
+    Refused(io::Error),
 }
 
 impl ScriptBin {
@@ -126,6 +129,8 @@ impl ScriptBin {
             Ok(file) => file,
             Err(err) => return gone(err),
         };
+        // Held from here until the copy is made and the file closed; and only now nobody changes what is looked at.
+        let lease = file::read_lease(&file)?;
         let look = Look::at(&file)?;
         // Between the listing and now somebody may have put something else there, or opened the directory to all.
         let open_to_all = Look::at(&self.dir)?.world_writable();
@@ -137,8 +142,7 @@ impl ScriptBin {
                 "it changed a moment ago: waiting until it settles",
             ));
         }
-        // Held from here until the copy is made and the file closed.
-        if file::read_lease(&file)? == Lease::Writer {
+        if lease == Lease::Writer {
             return Ok(Opening::NotYet("a process has it open for writing"));
         }
         let identity = Identity::of(&self.medium, name, &look);
@@ -153,7 +157,7 @@ impl ScriptBin {
     /// Takes the script out of script-bin.
     ///
     /// # Errors
-    /// It could not be moved (an immutable file, a full disk); it is where it was.
+    /// It was moved, but then the image failed: recovery must look at what is there.
     pub fn claim(&self, opened: Opened) -> io::Result<Claiming> {
         let Opened {
             name,
@@ -171,8 +175,9 @@ impl ScriptBin {
             }));
         };
         match self.dir.rename_noreplace(&name, claims, &name) {
+            Ok(()) => {}
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Claiming::Lost),
-            other => other?,
+            Err(err) => return Ok(Claiming::Refused(err)),
         }
         let look = claims.look(&name)?;
         if (look.device, look.inode) != inode {
@@ -219,10 +224,21 @@ impl ScriptBin {
     /// # Errors
     /// It stays, and the next start deletes it.
     pub fn delete(&self, name: &OsStr) -> io::Result<()> {
-        match self.claims.as_ref().map(|claims| claims.remove_file(name)) {
+        match self
+            .claims
+            .as_ref()
+            .map(|claims| claims.remove_protected(name))
+        {
             Some(Err(err)) if err.kind() != io::ErrorKind::NotFound => Err(err),
             _ => Ok(()),
         }
+    }
+
+    /// Whether syncing script-bin lets the ledger forget: on an image that cannot be written now, claims that were made when it could be have not been
+    /// looked at.
+    #[must_use]
+    pub fn settles(&self, ledger: &Ledger) -> bool {
+        self.claims.is_some() || ledger.unsettled.iter().all(|(start, _)| start.in_place)
     }
 
     /// Makes the deletes durable.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -244,6 +244,9 @@ impl Process {
             failed = counts.failed,
             "ended"
         );
+        if ctx.draining() && ended == Ended::Stopped && counts.failed == 0 {
+            bail!("stopped before every script had run");
+        }
         let poweroff = ctx.config().lifecycle.when_drained == WhenDrained::Poweroff;
         Ok((
             counts.failed == 0,
@@ -255,14 +258,20 @@ impl Process {
 /// One session after the other: an image that fails ends a session, not the daemon.
 async fn sessions(ctx: &Context) -> anyhow::Result<Ended> {
     let mut carried = Carried::default();
-    let mut pause = FIRST_PAUSE;
+    let (mut pause, mut tried) = (FIRST_PAUSE, false);
     loop {
+        let begun = Instant::now();
         let err = match session::run(ctx, &mut carried).await {
             Ok(ended) => return Ok(ended),
             Err(err) => err,
         };
-        if ctx.draining() || !carried.worked || ctx.stop.wanted() {
+        // A drain tries once more only to record what it knows already.
+        let owed = carried.pending.is_some() && !std::mem::replace(&mut tried, true);
+        if ctx.stop.wanted() || !carried.worked || (ctx.draining() && !owed) {
             return Err(err);
+        }
+        if begun.elapsed() > LONGEST_PAUSE {
+            pause = FIRST_PAUSE;
         }
         error!(
             "{err:#}; trying again in {}",

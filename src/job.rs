@@ -22,6 +22,8 @@ use crate::run::{Limits, Ready};
 use crate::stage::{self, Stage};
 use crate::status::{RunningStatus, State};
 use crate::surroundings::{Places, environment, limits};
+use crate::sys::dir::Dir;
+use crate::sys::file;
 
 /// What jobs work with.
 #[derive(Debug)]
@@ -34,8 +36,8 @@ pub struct Workplace {
     pub ledger: Ledger,
     /// What scripts are told.
     pub places: Places,
-    /// A result that could not be made durable.
-    pub pending: Option<RunResult>,
+    /// A result that could not be made durable, and the ledger that has its start mark.
+    pub pending: Option<(String, RunResult)>,
     /// Scripts on a medium that cannot be written whose bytes were seen in this session to be those that were run.
     pub verified: HashSet<String>,
     /// A claim could not be deleted: the ledger must go on remembering it.
@@ -53,8 +55,8 @@ pub enum JobEnd {
     PassedOver(String),
     /// It is gone, or was run before.
     Nothing,
-    /// No result could be recorded now, so it was not touched.
-    Blocked(String),
+    /// It could not be run or its result not be recorded now, so it was not touched: what is waited for, and why.
+    Blocked(State, String),
 }
 
 /// Whether an error passes when somebody makes room.
@@ -84,34 +86,38 @@ impl Workplace {
             Ok(Opening::Gone) => return Ok(JobEnd::Nothing),
             Err(err) => return Ok(JobEnd::PassedOver(format!("opening it: {err}"))),
         };
-        if self.ran_before(&opened).await? {
-            return Ok(JobEnd::Nothing);
+        match self.ran_before(&opened).await {
+            Ok(false) => {}
+            Ok(true) => return Ok(JobEnd::Nothing),
+            Err(err) => return Ok(JobEnd::PassedOver(format!("it was run already: {err}"))),
+        }
+        if let Some(blocked) = no_room_to_stage(ctx, opened.identity.size) {
+            return Ok(JobEnd::Blocked(State::WaitingForTempDir, blocked));
+        }
+        let mut marks = self.ledger.unsettled.iter();
+        if marks.any(|(start, _)| start.identity.same_file(&opened.identity)) {
+            // The same file was run and is handed over again: the old mark must not be taken for one of the new claim.
+            self.settle()?;
         }
         let attempt = self.ledger.next_attempt(&opened.identity);
         let prepared = match self.prepare(name)? {
             Ok(prepared) => prepared,
-            Err(blocked) => return Ok(JobEnd::Blocked(blocked)),
+            Err(full) => return Ok(JobEnd::Blocked(State::WaitingForOutput, full)),
         };
-        match self.script_bin.claim(opened) {
-            Ok(Claiming::Claimed(claim)) => self.carry_out(ctx, claim, prepared, attempt).await,
-            Ok(Claiming::Lost) => {
-                self.output
-                    .discard(&prepared)
-                    .context("removing an unused run directory")?;
-                Ok(JobEnd::Nothing)
+        let claiming = self.script_bin.claim(opened);
+        let end = match claiming.with_context(|| format!("claiming {}", shown(name)))? {
+            Claiming::Claimed(claim) => {
+                return self.carry_out(ctx, claim, prepared, attempt).await;
             }
-            Err(err) => {
-                self.output
-                    .discard(&prepared)
-                    .context("removing an unused run directory")?;
-                Ok(JobEnd::PassedOver(match err.kind() {
-                    io::ErrorKind::AlreadyExists => {
-                        "an earlier script of this name could not be removed".to_owned()
-                    }
-                    _ => format!("claiming it: {err}"),
-                }))
+            Claiming::Lost => JobEnd::Nothing,
+            Claiming::Refused(err) if err.kind() == io::ErrorKind::AlreadyExists => {
+                JobEnd::PassedOver("an earlier script of this name could not be removed".to_owned())
             }
-        }
+            Claiming::Refused(err) => JobEnd::PassedOver(format!("claiming it: {err}")),
+        };
+        let discarded = self.output.discard(&prepared);
+        discarded.context("removing an unused run directory")?;
+        Ok(end)
     }
 
     /// A script that was claimed before, but not started.
@@ -132,12 +138,18 @@ impl Workplace {
         };
         match self.prepare(name)? {
             Ok(prepared) => self.carry_out(ctx, claim, prepared, attempt).await,
-            Err(blocked) => Ok(JobEnd::Blocked(blocked)),
+            Err(full) => Ok(JobEnd::Blocked(State::WaitingForOutput, full)),
         }
     }
 
     /// Whether this very file was run on a medium that cannot be written. On one that can be now, it is removed: it has its result.
-    async fn ran_before(&mut self, opened: &Opened) -> anyhow::Result<bool> {
+    async fn ran_before(&mut self, opened: &Opened) -> io::Result<bool> {
+        let mut marks = self.ledger.unsettled.iter();
+        // The image could be written when this was claimed, but the claim did not reach the disk; and now it cannot be removed.
+        let marked = marks.any(|(start, again)| !again && start.identity.same(&opened.identity));
+        if marked && self.script_bin.claims.is_none() {
+            return Ok(true);
+        }
         let Some(sha256) = self.ledger.ran(&opened.identity) else {
             return Ok(false);
         };
@@ -145,22 +157,32 @@ impl Workplace {
         if self.verified.contains(&key) {
             return Ok(true);
         }
-        let same = stage::hash(&opened.file)
-            .await
-            .context("reading a script")?
-            == sha256;
+        // Bytes that could not be read when it was recorded are no other bytes now.
+        let same = sha256.is_empty() || stage::hash(&opened.file).await? == sha256;
         if same {
+            info!(
+                script = shown(&opened.name),
+                "was run already, from a medium that cannot be written"
+            );
             self.verified.insert(key);
         }
         if same && self.script_bin.claims.is_some() {
-            info!(
-                script = shown(&opened.name),
-                "was run when the medium could not be written; removing it"
-            );
-            let removed = self.script_bin.dir.remove_file(&opened.name);
-            removed.with_context(|| format!("removing {}", shown(&opened.name)))?;
+            self.script_bin.dir.remove_protected(&opened.name)?;
         }
         Ok(same)
+    }
+
+    /// Lets the ledger forget what is durably over.
+    ///
+    /// # Errors
+    /// An image failed.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        if self.undeleted || !self.script_bin.settles(&self.ledger) {
+            return Ok(());
+        }
+        self.script_bin.sync().context("syncing script-bin")?;
+        self.ledger.settle().context("writing the ledger")?;
+        self.ledger.sync().context("syncing the ledger")
     }
 
     fn prepare(&mut self, name: &OsStr) -> anyhow::Result<Result<Prepared, String>> {
@@ -191,6 +213,15 @@ impl Workplace {
         let config = ctx.config();
         let name = claim.name.clone();
         let staged = stage::stage(&claim.file, &name, &config.run.temp_dir).await;
+        if ctx.stop.wanted() {
+            // Copying may have taken long. It stays claimed, and the next start runs it.
+            if let Ok(stage) = staged {
+                stage.remove();
+            }
+            let discarded = self.output.discard(&prepared);
+            discarded.context("removing an unused run directory")?;
+            return Ok(JobEnd::Nothing);
+        }
         // The claim's file is closed here, and that ends the lease: whoever wanted to write to it may, and changes nothing that is run.
         let (mut start, mut result) = self.begin(ctx, claim, &prepared.run_id, attempt);
         let stage = match staged {
@@ -208,7 +239,7 @@ impl Workplace {
                 None
             }
         };
-        self.record(ctx, &mut prepared, &result).await?;
+        self.record(ctx, &mut prepared, &mut result).await?;
         let ended = self.ledger.end(start.run, false);
         ended.context("writing the ledger")?;
         if let Err(err) = self.script_bin.delete(&name) {
@@ -327,7 +358,7 @@ impl Workplace {
         &mut self,
         ctx: &Context,
         prepared: &mut Prepared,
-        result: &RunResult,
+        result: &mut RunResult,
     ) -> anyhow::Result<()> {
         loop {
             let err = match self.output.record(prepared, result) {
@@ -337,7 +368,7 @@ impl Workplace {
                 }
                 Err(err) => err,
             };
-            self.pending = Some(result.clone());
+            self.pending = Some((self.ledger.id().to_owned(), result.clone()));
             let wait = is_full(&err) && !ctx.draining() && !ctx.stop.wanted();
             if !wait {
                 return Err(err)
@@ -353,6 +384,26 @@ impl Workplace {
             );
             ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
         }
+    }
+}
+
+/// Why a script of this size cannot be staged now, though it could be at another time: temp_dir is full or cannot be written. One that is larger than all of
+/// temp_dir's file system never can; that is said in its result.
+fn no_room_to_stage(ctx: &Context, size: u64) -> Option<String> {
+    /// For the private directory itself, in bytes.
+    const MORE: u64 = 64 * 1024;
+    let temp_dir = &ctx.config().run.temp_dir;
+    let room = Dir::open(temp_dir).and_then(file::room).ok()?;
+    let wanted = size.saturating_add(MORE);
+    let full = wanted > room.free && wanted <= room.total;
+    let shown = temp_dir.display();
+    match (room.read_only, full) {
+        (true, _) => Some(format!("run.temp_dir {shown} cannot be written")),
+        (false, true) => Some(format!(
+            "run.temp_dir {shown} is full: the script needs {wanted} bytes, and there is room for {}",
+            room.free
+        )),
+        (false, false) => None,
     }
 }
 

@@ -49,6 +49,14 @@ impl Layout {
             if wanted.role == Role::Data {
                 since = Instant::now();
             }
+            if wanted.role != Role::Application && wanted.source == config.application.source {
+                bail!(
+                    "{}.source {} is the application image already: leave it out, and the directory {}/ on that image is used",
+                    wanted.role,
+                    wanted.source,
+                    wanted.role
+                );
+            }
             match wait_for(ctx, &config, &wanted, since).await? {
                 Waited::There(image) => {
                     ctx.board
@@ -61,6 +69,12 @@ impl Layout {
                 Waited::Stopped => return Ok(false),
             }
         }
+        let used: Vec<&Path> = self
+            .images
+            .iter()
+            .map(|image| image.path.as_path())
+            .collect();
+        register.unmount_all_but(&used)?;
         Ok(true)
     }
 
@@ -142,16 +156,18 @@ async fn wait_for(
     let (limit, state) = patience(ctx, config, wanted.role);
     let mut pause = FIRST_PAUSE;
     loop {
-        let missing = match attach(wanted).await? {
+        let (missing, unwritable) = match attach(wanted).await? {
             Some(image) if wanted.role == Role::Output && image.read_only => {
                 image.release().await?;
-                format!("the output image {} cannot be written", wanted.source)
+                (
+                    format!("the output image {} cannot be written", wanted.source),
+                    true,
+                )
             }
             Some(image) => return Ok(Waited::There(image)),
-            None => format!("no {} image {}", wanted.role, wanted.source),
+            None => (format!("no {} image {}", wanted.role, wanted.source), false),
         };
         let over = limit.is_some_and(|limit| since.elapsed() >= limit);
-        let unwritable = missing.ends_with("written");
         if over && (required(config, wanted.role) || unwritable) && ctx.draining() {
             bail!(
                 "{missing} after waiting {}",

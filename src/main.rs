@@ -28,14 +28,18 @@ fn main() -> ExitCode {
     };
     match dispatch(&cli) {
         Ok(code) => code,
-        Err(err) if is_closed_pipe(&err) => ExitCode::SUCCESS,
         Err(err) => complain(&format!("{err:#}")),
     }
 }
 
 fn complain(text: &str) -> ExitCode {
+    // One line, whatever names the text quotes.
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
     // Nobody may be listening; the exit status says it too.
-    let _ = writeln!(io::stderr(), "gvad: {text}");
+    let _ = writeln!(io::stderr(), "gvad: {line}");
     ExitCode::from(FAILED)
 }
 
@@ -122,7 +126,9 @@ fn log(level: LevelFilter) {
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_target(false);
+        .with_target(false)
+        // A log that cannot be written is no reason to end: the default would print about it, and panic on that.
+        .log_internal_errors(false);
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         builder.without_time().init();
     } else {

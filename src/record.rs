@@ -7,8 +7,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use crate::name;
-use crate::outcome::RunResult;
-use crate::sys::dir::Dir;
+use crate::outcome::{Outcome, RunResult};
+use crate::sys::dir::{Dir, Kind, Look};
+use crate::sys::errno::ELOOP;
 use crate::sys::file;
 
 const DIRECTORY: &str = "gvad";
@@ -108,13 +109,15 @@ impl OutputDir {
 
     /// Makes the result durable: output first, then the result under its own name, then the directories.
     ///
+    /// A script is root, and may have removed or ruined its run directory. Then there is a new one, under another name if it must be, which `result` has
+    /// afterwards; what the script printed is still in our hands.
+    ///
     /// # Errors
     /// It is not known to be durable. The script must stay where it is.
-    pub fn record(&mut self, prepared: &mut Prepared, result: &RunResult) -> io::Result<()> {
+    pub fn record(&mut self, prepared: &mut Prepared, result: &mut RunResult) -> io::Result<()> {
         match self.write(prepared, result) {
-            // A script is root and may have removed the directory under us; what it printed is still in our hands.
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                self.restore(prepared)?;
+            Err(err) if is_ruined(&err) => {
+                self.restore(prepared, result)?;
                 self.write(prepared, result)
             }
             other => other,
@@ -125,39 +128,58 @@ impl OutputDir {
         let mut json = serde_json::to_vec_pretty(result)?;
         json.push(b'\n');
         if result.stdout_bytes > 0 {
-            prepared.stdout.sync_data()?;
+            prepared.stdout.sync_data().map_err(not_synced)?;
         }
         if result.stderr_bytes > 0 {
-            prepared.stderr.sync_data()?;
+            prepared.stderr.sync_data().map_err(not_synced)?;
         }
         prepared.result.write_all_at(&json, 0)?;
         prepared.result.set_len(json.len() as u64)?;
-        prepared.result.sync_all()?;
-        prepared
-            .dir
-            .rename(OsStr::new(UNFINISHED), &prepared.dir, OsStr::new(RESULT))?;
-        prepared.dir.sync()?;
-        // Of the directory's own name; and a directory that is gone must be noticed, however well the syncs went.
-        self.gvad.look(OsStr::new(&prepared.run_id))?;
-        self.gvad.sync()
+        prepared.result.sync_all().map_err(not_synced)?;
+        let (unfinished, name) = (OsStr::new(UNFINISHED), OsStr::new(RESULT));
+        prepared.dir.rename(unfinished, &prepared.dir, name)?;
+        // What was renamed must be what was written, and stand where everybody looks for it.
+        let ours = Look::at(&prepared.result)?;
+        let there = self.gvad.open_dir(&prepared.run_id)?.look(name)?;
+        if (there.device, there.inode) != (ours.device, ours.inode) {
+            return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        prepared.dir.sync().map_err(not_synced)?;
+        self.gvad.sync().map_err(not_synced)
     }
 
-    /// Makes the run directory anew, with what the script printed.
-    fn restore(&mut self, prepared: &mut Prepared) -> io::Result<()> {
+    /// Makes a run directory anew, with what the script printed. The ruined one is kept, if anything is left of it.
+    fn restore(&mut self, prepared: &mut Prepared, result: &mut RunResult) -> io::Result<()> {
         self.gvad = open_own(&self.root)?;
-        self.gvad.ensure_dir(OsStr::new(&prepared.run_id), 0o755)?;
-        prepared.dir = self.gvad.open_dir(&prepared.run_id)?;
-        prepared.dir.remove_contents()?;
-        for (name, file) in [
-            (STDOUT, &mut prepared.stdout),
-            (STDERR, &mut prepared.stderr),
-        ] {
-            let anew = prepared.dir.create(OsStr::new(name), 0o644)?;
-            io::copy(&mut ReadFrom { file, at: 0 }, &mut &anew)?;
-            *file = anew;
+        let own = OsString::from(&prepared.run_id);
+        let second = (2..100).map(|number| OsString::from(format!("{}.{number}", prepared.run_id)));
+        for run_id in std::iter::once(own).chain(second) {
+            match self.gvad.make_dir(&run_id, 0o755) {
+                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => continue,
+                other => other?,
+            }
+            if run_id != *prepared.run_id {
+                result.run_id = run_id.to_string_lossy().into_owned();
+                result.reason = Some(match result.reason.take() {
+                    Some(reason) => format!("{reason}; its run directory had become unusable"),
+                    None => "its run directory had become unusable while it ran".to_owned(),
+                });
+                prepared.run_id.clone_from(&result.run_id);
+            }
+            let files = [
+                (STDOUT, &mut prepared.stdout),
+                (STDERR, &mut prepared.stderr),
+            ];
+            prepared.dir = self.gvad.open_dir(&run_id)?;
+            for (name, file) in files {
+                let anew = prepared.dir.create(OsStr::new(name), 0o644)?;
+                io::copy(&mut ReadFrom { file, at: 0 }, &mut &anew)?;
+                *file = anew;
+            }
+            prepared.result = prepared.dir.create(OsStr::new(UNFINISHED), 0o644)?;
+            return self.root.sync().map_err(not_synced);
         }
-        prepared.result = prepared.dir.create(OsStr::new(UNFINISHED), 0o644)?;
-        self.root.sync()
+        Err(io::Error::from(io::ErrorKind::AlreadyExists))
     }
 
     /// Records a result of a run that nobody saw to its end, in its run directory if that is there. What it printed is kept.
@@ -166,26 +188,88 @@ impl OutputDir {
     /// As [`OutputDir::record`].
     pub fn record_unseen(&mut self, result: &mut RunResult) -> io::Result<()> {
         let run_id = OsString::from(&result.run_id);
-        self.gvad.ensure_dir(&run_id, 0o755)?;
-        let dir = self.gvad.open_dir(&run_id)?;
-        let open = |name: &str| match dir.open_write(OsStr::new(name)) {
+        let mut prepared = match self.reopen(&run_id) {
+            // Whatever stands there, it is no run directory of ours: the next best name will do.
+            Err(err) if is_ruined(&err) => self.prepare_beside(result)?,
+            other => other?,
+        };
+        let (stdout, stderr) = (
+            prepared.stdout.metadata()?.len(),
+            prepared.stderr.metadata()?.len(),
+        );
+        if result.outcome == Outcome::Interrupted {
+            (result.stdout_bytes, result.stderr_bytes) = (stdout, stderr);
+        }
+        // Of a result that could not be recorded before, some of the output may have been lost with the disk.
+        result.stdout_truncated |= stdout < result.stdout_bytes;
+        result.stderr_truncated |= stderr < result.stderr_bytes;
+        self.record(&mut prepared, result)
+    }
+
+    fn reopen(&self, run_id: &OsStr) -> io::Result<Prepared> {
+        self.gvad.ensure_dir(run_id, 0o755)?;
+        self.gvad.unprotect(run_id)?;
+        let dir = self.gvad.open_dir(run_id)?;
+        let open = |name: &str| match dir.look(OsStr::new(name)) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
                 dir.create(OsStr::new(name), 0o644)
             }
-            other => other,
+            Ok(look) if look.kind == Kind::Regular => {
+                dir.unprotect(OsStr::new(name))?;
+                dir.open_write(OsStr::new(name))
+            }
+            Ok(_) => Err(io::Error::from(io::ErrorKind::IsADirectory)),
+            Err(err) => Err(err),
         };
-        let (stdout, stderr, unfinished) = (open(STDOUT)?, open(STDERR)?, open(UNFINISHED)?);
-        result.stdout_bytes = stdout.metadata()?.len();
-        result.stderr_bytes = stderr.metadata()?.len();
-        let mut prepared = Prepared {
-            run_id: result.run_id.clone(),
+        let (stdout, stderr, result) = (open(STDOUT)?, open(STDERR)?, open(UNFINISHED)?);
+        Ok(Prepared {
+            run_id: run_id.to_string_lossy().into_owned(),
             stdout,
             stderr,
             dir,
-            result: unfinished,
-        };
-        self.record(&mut prepared, result)
+            result,
+        })
     }
+
+    fn prepare_beside(&mut self, result: &mut RunResult) -> io::Result<Prepared> {
+        let nothing = || File::open("/dev/null");
+        let mut prepared = Prepared {
+            run_id: result.run_id.clone(),
+            stdout: nothing()?,
+            stderr: nothing()?,
+            dir: self.gvad.try_clone()?,
+            result: nothing()?,
+        };
+        self.restore(&mut prepared, result)?;
+        Ok(prepared)
+    }
+}
+
+/// Whether an error tells of something that stands in the way, not of a disk that fails or is full.
+fn is_ruined(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::NotFound
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::DirectoryNotEmpty
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::CrossesDevices
+            | io::ErrorKind::ResourceBusy
+    ) || err.raw_os_error() == Some(ELOOP)
+}
+
+/// Whether an error tells of a disk that fails or is full.
+#[must_use]
+pub fn is_failing(err: &io::Error) -> bool {
+    !is_ruined(err)
+}
+
+/// After a failed sync nobody knows what is on the disk, and a second one that succeeds proves nothing (fsync(2)): it must not look like an error that
+/// passes when there is room again.
+fn not_synced(err: io::Error) -> io::Error {
+    io::Error::other(format!("syncing: {err}"))
 }
 
 fn open_own(root: &Dir) -> io::Result<Dir> {
@@ -213,6 +297,9 @@ impl io::Read for ReadFrom<'_> {
 /// `ENOTEMPTY`: somebody put something of their own there.
 pub fn remove_unstarted(gvad: &Dir, run_id: &OsStr) -> io::Result<()> {
     let dir = gvad.open_dir(run_id)?;
+    if dir.look(OsStr::new(RESULT)).is_ok() {
+        return Err(io::Error::from(io::ErrorKind::DirectoryNotEmpty));
+    }
     for name in [UNFINISHED, STDOUT, STDERR] {
         match dir.remove_file(OsStr::new(name)) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
@@ -227,19 +314,14 @@ pub fn remove_unstarted(gvad: &Dir, run_id: &OsStr) -> io::Result<()> {
 /// # Errors
 /// It cannot be read.
 pub fn result_of(gvad: &Dir, run_id: &OsStr) -> io::Result<Option<RunResult>> {
-    let missing = |err: io::Error| {
-        if err.kind() == io::ErrorKind::NotFound {
-            Ok(None)
-        } else {
-            Err(err)
-        }
-    };
+    let missing = |err: io::Error| if is_ruined(&err) { Ok(None) } else { Err(err) };
     let dir = match gvad.open_dir(run_id) {
         Ok(dir) => dir,
         Err(err) => return missing(err),
     };
-    let file = match dir.open_file(RESULT) {
-        Ok(file) => file,
+    let file = match dir.look(OsStr::new(RESULT)) {
+        Ok(look) if look.kind == Kind::Regular => dir.open_file(RESULT)?,
+        Ok(_) => return Ok(None),
         Err(err) => return missing(err),
     };
     let size = file.metadata()?.len();

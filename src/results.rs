@@ -113,8 +113,9 @@ pub fn write_table(entries: &[Entry], out: &mut impl Write) -> anyhow::Result<()
     let failed = entries.len() - succeeded - open;
     write!(
         out,
-        "\n{} runs: {succeeded} succeeded, {failed} failed",
-        entries.len()
+        "\n{} run{}: {succeeded} succeeded, {failed} failed",
+        entries.len(),
+        if entries.len() == 1 { "" } else { "s" }
     )?;
     if open > 0 {
         write!(out, ", {open} without a result")?;

@@ -36,7 +36,14 @@ pub fn scan(script_bin: &Dir) -> io::Result<Listing> {
         }
         let look = match script_bin.look(&name) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
+            // One damaged inode must not hide the others.
+            Err(_) => {
+                listing
+                    .passed_over
+                    .push((name, "it cannot be looked at: see the kernel's log"));
+                continue;
+            }
+            Ok(look) => look,
         };
         match objection(&name, &look, open_to_all) {
             None => listing.scripts.push(name),
@@ -55,7 +62,7 @@ pub fn objection(name: &OsStr, look: &Look, open_to_all: bool) -> Option<&'stati
     match look.kind {
         Kind::Directory => Some("a directory"),
         Kind::SymbolicLink => Some("a symbolic link: put the script itself there"),
-        Kind::Special => Some("neither a file nor a directory"),
+        Kind::Special => Some("a FIFO, a socket or a device"),
         Kind::Regular if bytes.starts_with(b".") => {
             Some("its name begins with a dot: not handed over yet")
         }

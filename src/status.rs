@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tracing::{info, warn};
 
 use crate::image::Image;
 use crate::name::{ScriptName, shown};
-use crate::outcome::RunResult;
+use crate::outcome::{RunResult, timestamp};
 use crate::sys::dir::Dir;
 use crate::{record, systemd};
 
@@ -34,6 +35,8 @@ pub enum State {
     WaitingForData,
     /// No result could be recorded.
     WaitingForOutput,
+    /// No script could be copied to `temp_dir`.
+    WaitingForTempDir,
     /// No script waits.
     Idle,
     /// A script runs.
@@ -67,6 +70,8 @@ pub struct Status {
     pub counts: Counts,
     /// The newest last.
     pub last_failures: VecDeque<RunResult>,
+    /// When this was written. RFC 3339, UTC.
+    pub written_at: String,
     /// What is in script-bin and is not run.
     pub passed_over: Vec<PassedOver>,
     /// How many of these there are in all.
@@ -156,6 +161,7 @@ impl fmt::Display for State {
             State::WaitingForApplication => "waiting for the application image",
             State::WaitingForData => "waiting for the data image",
             State::WaitingForOutput => "waiting for the output image",
+            State::WaitingForTempDir => "waiting for room in temp_dir",
             State::Idle => "idle",
             State::Running => "running",
             State::Stopping => "stopping",
@@ -191,6 +197,7 @@ impl Board {
             running: None,
             counts: Counts::default(),
             last_failures: VecDeque::new(),
+            written_at: String::new(),
             passed_over: Vec::new(),
             passed_over_count: 0,
         };
@@ -217,6 +224,14 @@ impl Board {
     pub fn state(&self, state: State, problem: Option<String>) {
         let same = |status: &Status| status.state == state && status.problem == problem;
         if !same(&self.0.status.borrow()) {
+            match (&problem, state) {
+                (None, State::Idle) => info!("idle"),
+                (None, _) => {}
+                (Some(problem), State::WaitingForApplication | State::WaitingForData) => {
+                    info!("{state}: {problem}");
+                }
+                (Some(problem), _) => warn!("{state}: {problem}"),
+            }
             self.update(|status| (status.state, status.problem) = (state, problem));
         }
     }
@@ -266,6 +281,7 @@ impl Board {
     #[must_use]
     pub fn read(&self) -> Status {
         let mut status = self.0.status.borrow().clone();
+        status.written_at = timestamp(std::time::SystemTime::now());
         if let Some(running) = &mut status.running {
             let since = running
                 .since
@@ -296,7 +312,8 @@ impl Board {
     pub fn write(&self) {
         let output = self.0.output.borrow();
         let Some(gvad) = output.as_ref() else { return };
-        let json = serde_json::to_vec_pretty(&self.read()).unwrap_or_default();
+        let mut json = serde_json::to_vec_pretty(&self.read()).unwrap_or_default();
+        json.push(b'\n');
         if let Err(err) = record::write_status(gvad, &json) {
             // A full or dead output image is told where it matters; this is only a copy.
             tracing::debug!("writing status.json: {err}");

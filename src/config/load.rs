@@ -9,7 +9,6 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Config, DEFAULT_DATA, DEFAULT_FILE, DEFAULT_OUTPUT, Overrides};
 use crate::source::{Source, is_share};
-use crate::sys::mount::is_flag;
 
 /// The largest configuration file that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
@@ -237,7 +236,6 @@ fn check_options(options: &str) -> Result<(), String> {
                     "{option:?} is a word of mount(8) or fstab(5) that no file system knows"
                 ));
             }
-            _ if is_flag(option) => {}
             _ => {}
         }
     }
@@ -258,14 +256,29 @@ fn check_directories(directories: &[(&str, &std::path::PathBuf)]) -> Result<(), 
         }
         for (other_key, other) in directories.iter().take(index) {
             if path.starts_with(other) || other.starts_with(path) {
-                return Err(complaint(
-                    key,
-                    format!("{} lies within {other_key} or around it", path.display()),
-                ));
+                // Complain of the one that somebody chose.
+                let chosen = if is_default(key, path) {
+                    (other_key, other, key)
+                } else {
+                    (key, path, other_key)
+                };
+                let (key, path, other_key) = chosen;
+                let message = format!("{} lies within {other_key} or around it", path.display());
+                return Err(complaint(key, message));
             }
         }
     }
     Ok(())
+}
+
+fn is_default(key: &str, path: &Path) -> bool {
+    let default = Config::default();
+    match key {
+        "application.mount_point" => path == default.application.mount_point,
+        "data.mount_point" => path == default.data.mount_point,
+        "output.mount_point" => path == default.output.mount_point,
+        _ => path == default.run.temp_dir,
+    }
 }
 
 fn check_variable(name: &str, value: &str) -> Result<(), String> {

@@ -75,10 +75,10 @@ pub(super) fn file(wanted: &Wanted, path: &Path) -> anyhow::Result<Image> {
         .map(|device| device.path)
         .filter(|path| path.as_os_str().as_bytes().starts_with(b"/dev/loop"));
     let attached = loopdev::attached_to(&file, loops)?;
-    for own in &attached {
-        if ours(wanted, &own.path)? {
-            return device(wanted, &own.path, Some(path));
-        }
+    // By an earlier gvad that was killed, or whose script left a process on it, or by somebody else: one device is one file system, however often it
+    // is mounted. Who else works on it is seen by the locks in it. A second device on the same file would destroy it.
+    if let Some(device) = attached.first() {
+        return self::device(wanted, &device.path, Some(path));
     }
     // The loop device holds the file open, and with it this lock, until it is detached.
     let shared = read_only && wanted.role == Role::Data;
@@ -93,24 +93,9 @@ pub(super) fn file(wanted: &Wanted, path: &Path) -> anyhow::Result<Image> {
             path.display()
         )
     })?;
-    if let Some(other) = attached.iter().find(|other| !(shared && other.read_only)) {
-        bail!(
-            "{} is already attached as {}: two devices on one file destroy it; detach that, or name the device as the source",
-            path.display(),
-            other.path.display()
-        );
-    }
     let attached = loopdev::attach(&file, read_only)
         .with_context(|| format!("attaching {} as a loop device", path.display()))?;
     device(wanted, &attached.path, Some(path))
-}
-
-/// Whether an earlier gvad, which was killed, mounted this device for the same purpose.
-fn ours(wanted: &Wanted, device: &Path) -> anyhow::Result<bool> {
-    let (Ok(target), Some(source)) = (wanted.mount_point.canonicalize(), device.to_str()) else {
-        return Ok(false);
-    };
-    Ok(wanted.register.find(&target, source).is_some() && mounted_at(&target, source)?)
 }
 
 /// Whether what `target` shows is the file system on `source`.
@@ -136,11 +121,14 @@ pub(super) fn device(wanted: &Wanted, device: &Path, file: Option<&Path>) -> any
             "{shown} holds no file system that gvad knows ({size} bytes, no superblock found)"
         ),
     };
-    let fstype = if wanted.fstype == "auto" {
-        superblock.fstype
-    } else {
-        wanted.fstype.as_str()
-    };
+    let fstype = superblock.fstype;
+    if wanted.fstype != "auto" && wanted.fstype != fstype {
+        bail!(
+            "{shown} holds {fstype}, and {}.fstype says {}",
+            wanted.role,
+            wanted.fstype
+        );
+    }
     let dirty = superblock.needs_recovery;
     let medium = Medium {
         id: superblock.medium,
@@ -273,6 +261,9 @@ fn already_mounted(
         return Ok(None);
     };
     if !mounted_at(target, source)? {
+        if wanted.register.unmount(target)? {
+            return already_mounted(wanted, source, fstype, medium, target);
+        }
         bail!(
             "{} is already a mount, of {}",
             target.display(),

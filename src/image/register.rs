@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use crate::sys::{mount, mountinfo};
 
 const NAME: &str = "mounts.json";
 const NEW_NAME: &str = "mounts.json.tmp";
@@ -61,6 +64,39 @@ impl Register {
         entries
             .into_iter()
             .find(|entry| entry.path == path && entry.source == source)
+    }
+
+    /// Unmounts what an earlier gvad of this boot left mounted at `path`. False if it left nothing there.
+    pub(super) fn unmount(&self, path: &Path) -> anyhow::Result<bool> {
+        let entries = self.read();
+        let Some(entry) = entries.iter().find(|entry| entry.path == path) else {
+            return Ok(false);
+        };
+        let mounts = mountinfo::list()?;
+        let left = mounts
+            .iter()
+            .rfind(|mount| mount.path == path)
+            .is_some_and(|mount| mount.source == *entry.source);
+        if left {
+            info!(at = %path.display(), device = entry.source, "unmounting what an earlier gvad left");
+            let unmounted = mount::unmount_tree(path, entry.over, true);
+            unmounted.with_context(|| format!("unmounting {}", path.display()))?;
+        }
+        self.forget(path)?;
+        Ok(left)
+    }
+
+    /// Unmounts everything that an earlier gvad of this boot left mounted elsewhere than at these places.
+    ///
+    /// # Errors
+    /// The first that could not be unmounted.
+    pub fn unmount_all_but(&self, used: &[&Path]) -> anyhow::Result<()> {
+        for entry in self.read() {
+            if !used.contains(&entry.path.as_path()) {
+                self.unmount(&entry.path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Notes a mount that is about to be made.

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 
 use anyhow::Context;
 
-use crate::sys::dir::Dir;
+use crate::sys::dir::{Dir, Kind};
 
 pub(super) const NAME: &str = "ledger";
 pub(super) const NEW_NAME: &str = ".ledger.new";
@@ -50,11 +50,32 @@ pub(super) fn read_all(file: &File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Gives a ledger that cannot be relied on another name. It is kept: somebody may want to know.
+/// Whether something stands in the ledger's place that is none: not a file, or larger than any ledger. What protects it from being
+/// written (chattr(1)) is taken away.
+pub(super) fn is_odd(dir: &Dir) -> io::Result<bool> {
+    match dir.look(OsStr::new(NAME)) {
+        Ok(look) if look.kind == Kind::Regular => {
+            dir.unprotect(OsStr::new(NAME))?;
+            Ok(look.size > LARGEST)
+        }
+        Ok(_) => Ok(true),
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(err) => Err(err),
+    }
+}
+
+/// Gives a ledger that cannot be relied on another name. It is kept: somebody may want to know. A file keeps its old name too, until the new
+/// ledger takes it, so that a crash between the two finds it again.
 pub(super) fn set_aside(dir: &Dir) -> anyhow::Result<String> {
     for number in 1_u32.. {
         let name = format!("ledger.bad-{number}");
-        match dir.rename_noreplace(OsStr::new(NAME), dir, OsStr::new(&name)) {
+        let aside = dir.link(OsStr::new(NAME), OsStr::new(&name));
+        // No hard links on this file system, or of this kind of file.
+        let aside = aside.or_else(|err| match err.kind() {
+            io::ErrorKind::AlreadyExists => Err(err),
+            _ => dir.rename_noreplace(OsStr::new(NAME), dir, OsStr::new(&name)),
+        });
+        match aside {
             Ok(()) => return Ok(name),
             Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {}
             Err(err) => return Err(err).context("setting a damaged ledger aside"),

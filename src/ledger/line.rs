@@ -42,6 +42,11 @@ pub enum Line {
         /// Of its bytes.
         sha256: String,
     },
+    /// An older ledger is lost, and what it said of all runs up to this one; until a `settled` says that they have been explained.
+    Lost {
+        /// Its number.
+        run: u64,
+    },
     /// The claims of all runs up to this one are durably gone.
     Settled {
         /// Its number.
@@ -137,7 +142,7 @@ impl Identity {
     #[must_use]
     pub fn same_file(&self, other: &Identity) -> bool {
         let known = match (self.birth, other.birth) {
-            (Some(one), Some(other)) if self.inode != 0 => same_time(one, other),
+            (Some(one), Some(other)) if self.inode != 0 => one == other,
             _ => self.size == other.size && same_time(self.mtime, other.mtime),
         };
         self.name == other.name && self.inode == other.inode && known
@@ -147,7 +152,12 @@ impl Identity {
     #[must_use]
     pub fn key(&self) -> String {
         use sha2::{Digest, Sha256};
-        let text = serde_json::to_vec(self).unwrap_or_default();
+        // Without the birth: a kernel that begins to tell it must not make every script a new one.
+        let lasting = Identity {
+            birth: None,
+            ..self.clone()
+        };
+        let text = serde_json::to_vec(&lasting).unwrap_or_default();
         let digest = Sha256::digest(&text);
         crate::name::hex(digest.get(..16).unwrap_or_default())
     }
@@ -204,6 +214,7 @@ pub struct Contents {
 pub fn read(bytes: &[u8]) -> Contents {
     let mut lines = Vec::new();
     let mut starts_behind = 0;
+    let mut corrupt = false;
     let mut end = None;
     let mut at = 0;
     while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -224,6 +235,8 @@ pub fn read(bytes: &[u8]) -> Contents {
                 lines.push((at, line));
             }
             None => {
+                // A write that was cut off leaves zeros where it did not arrive. All there, and wrong all the same: that is no crash.
+                corrupt |= whole && end.is_none();
                 end.get_or_insert(at);
             }
         }
@@ -233,7 +246,7 @@ pub fn read(bytes: &[u8]) -> Contents {
     let begins = matches!(lines.first(), Some((0, Line::Ledger { schema: 1, .. })));
     let beyond = bytes.get(end.saturating_add(TORN)..).unwrap_or_default();
     // Only the last start mark can be unsynced: with two behind a broken line, the line was whole once.
-    let damaged = !begins || starts_behind > 1 || beyond.iter().any(|&byte| byte != 0);
+    let damaged = !begins || corrupt || starts_behind > 1 || beyond.iter().any(|&byte| byte != 0);
     let trusted = lines
         .into_iter()
         .filter(|(at, _)| damaged || *at < end)
@@ -347,6 +360,10 @@ mod tests {
         let mut bytes = whole.clone();
         bytes[200] ^= 1;
         assert!(read(&bytes).damaged);
+        let mut bytes = file(&sample());
+        let last = bytes.len() - 10;
+        bytes[last] ^= 1;
+        assert!(read(&bytes).damaged, "one wrong bit in the last line");
         let mut bytes = file(&sample());
         bytes.resize(1 << 16, 0);
         bytes[60_000] = 1;

@@ -29,6 +29,8 @@ pub struct Ledger {
     unsynced: usize,
     next_run: u64,
     settled: u64,
+    /// An older ledger is lost with what it said of the runs up to this one.
+    lost: u64,
     /// Started, and no result is known to be durable.
     pub unfinished: Vec<Start>,
     /// With a durable result, but the script may still be there; and whether it is to be started again.
@@ -42,8 +44,6 @@ pub struct Ledger {
 pub struct Opened {
     /// The ledger, ready for use.
     pub ledger: Ledger,
-    /// There was none.
-    pub fresh: bool,
     /// The old one could not be relied on and stands beside it under this name; claims made for it are another ledger's now.
     pub set_aside: Option<String>,
 }
@@ -60,13 +60,20 @@ impl Ledger {
             }
             _ => {}
         }
+        if file::is_odd(&dir).context("looking at the ledger")? {
+            let aside = file::set_aside(&dir)?;
+            let ledger = Ledger::make(dir, last_run, HashMap::new())?;
+            return Ok(Opened {
+                ledger,
+                set_aside: Some(aside),
+            });
+        }
         let bytes = match dir.open_file(NAME) {
             Ok(file) => file::read_all(&file).context("reading the ledger")?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
                 let ledger = Ledger::make(dir, last_run, HashMap::new())?;
                 return Ok(Opened {
                     ledger,
-                    fresh: true,
                     set_aside: None,
                 });
             }
@@ -83,7 +90,6 @@ impl Ledger {
             let ledger = Ledger::make(dir, last_run, ran)?;
             return Ok(Opened {
                 ledger,
-                fresh: false,
                 set_aside: Some(aside),
             });
         }
@@ -97,8 +103,9 @@ impl Ledger {
             end: contents.end,
             capacity: bytes.len() as u64,
             unsynced: 0,
-            next_run: last_run + 1,
+            next_run: last_run.saturating_add(1),
             settled: 0,
+            lost: 0,
             unfinished: Vec::new(),
             unsettled: Vec::new(),
             ran: HashMap::new(),
@@ -112,7 +119,6 @@ impl Ledger {
             .context("cleaning the ledger's end")?;
         Ok(Opened {
             ledger,
-            fresh: false,
             set_aside: None,
         })
     }
@@ -129,8 +135,9 @@ impl Ledger {
             end: 0,
             capacity: 0,
             unsynced: 0,
-            next_run: last_run + 1,
-            settled: last_run,
+            next_run: last_run.saturating_add(1),
+            settled: 0,
+            lost: last_run,
             unfinished: Vec::new(),
             unsettled: Vec::new(),
             ran,
@@ -181,7 +188,14 @@ impl Ledger {
             Line::Ran { key, sha256 } => {
                 self.ran.insert(key, sha256);
             }
+            Line::Lost { run } => {
+                self.lost = run;
+                self.next_run = self.next_run.max(run.saturating_add(1));
+            }
             Line::Settled { run } => {
+                if run >= self.lost {
+                    self.lost = 0;
+                }
                 self.settled = self.settled.max(run);
                 self.next_run = self.next_run.max(run.saturating_add(1));
                 self.unsettled.retain(|(start, _)| start.run > run);
@@ -199,6 +213,12 @@ impl Ledger {
     #[must_use]
     pub fn next_run(&self) -> u64 {
         self.next_run
+    }
+
+    /// What happened to the runs up to this one is not known, beyond the results that are there; 0 if no ledger was lost.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// All runs up to this one have their result, and their scripts are gone.
@@ -361,7 +381,11 @@ fn remember_ran(ran: &mut HashMap<String, String>, line: Line) {
         Line::Start(start) if start.in_place => {
             ran.insert(start.identity.key(), start.sha256);
         }
-        Line::Start(_) | Line::Ledger { .. } | Line::End { .. } | Line::Settled { .. } => {}
+        Line::Start(_)
+        | Line::Ledger { .. }
+        | Line::End { .. }
+        | Line::Lost { .. }
+        | Line::Settled { .. } => {}
     }
 }
 

@@ -7,30 +7,25 @@ use anyhow::Context;
 use tracing::{info, warn};
 
 use super::{Recovery, Resumed};
-use crate::ledger::line::{Identity, Start, same_time};
+use crate::ledger::line::{Identity, Start};
 use crate::name::{ScriptName, run_id, shown};
 use crate::outcome::{Outcome, RunResult, timestamp};
-use crate::sys::dir::Kind;
+use crate::stage;
+use crate::sys::dir::{Dir, Kind};
 
-/// Why a script that stands among the claims again is not run.
-const AGAIN: &str = "the same file was run before and then claimed again when gvad or the machine died: \
-                     whether it was started again is not known; it is not run again";
 /// Why a script that was claimed for another ledger is not run.
 const FOREIGN: &str = "it was claimed by a gvad that wrote to another output image or lost its ledger: \
                        it may have been started; it is not run again";
 
 impl Recovery<'_> {
-    /// Claims that have come to a result are deleted; the others are resumed.
-    pub(super) fn sort_claims(
-        &mut self,
-        results: &mut Vec<RunResult>,
-    ) -> anyhow::Result<Vec<Resumed>> {
+    /// Claims that have come to a result are deleted; the others are resumed. Also tells whether one could not be deleted.
+    pub(super) async fn sort_claims(&mut self) -> anyhow::Result<(Vec<Resumed>, bool)> {
         let Some(claims) = &self.script_bin.claims else {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), false));
         };
         let mut names = claims.names().context("listing the claims")?;
         names.sort_unstable();
-        let mut resumed = Vec::new();
+        let (mut resumed, mut undeleted) = (Vec::new(), false);
         for name in names {
             let look = claims
                 .look(&name)
@@ -44,23 +39,31 @@ impl Recovery<'_> {
             }
             let identity = Identity::of(&self.script_bin.medium, &name, &look);
             let mut starts = self.ledger.unsettled.iter().rev();
-            match starts.find(|(start, _)| start.identity.same_file(&identity)) {
-                None => resumed.push(Resumed { name, attempt: 1 }),
+            let last = starts.find(|(start, _)| start.identity.same_file(&identity));
+            match last {
                 Some((start, true)) => {
                     let attempt = start.attempt + u32::from(!start.unstarted);
                     resumed.push(Resumed { name, attempt });
                 }
-                Some((start, false)) => {
-                    if !same_time(start.claimed, identity.ctime) {
-                        self.report(&name, identity, AGAIN, results)?;
-                    }
-                    self.script_bin
-                        .delete(&name)
-                        .with_context(|| format!("deleting the claim {}", shown(&name)))?;
+                Some((start, false)) if same_bytes(claims, &name, start).await => {
+                    undeleted |= !self.delete(&name);
                 }
+                Some((_, false)) | None => resumed.push(Resumed { name, attempt: 1 }),
             }
         }
-        Ok(resumed)
+        Ok((resumed, undeleted))
+    }
+
+    /// Deletes a claim that has its result. One that cannot be deleted keeps nothing else from going on.
+    fn delete(&self, name: &OsStr) -> bool {
+        let deleted = self.script_bin.delete(name);
+        if let Err(err) = &deleted {
+            warn!(
+                script = shown(name),
+                "deleting a script that has its result: {err}; the next start tries again"
+            );
+        }
+        deleted.is_ok()
     }
 
     /// Records that nobody knows whether a claimed script was started. With a start mark of its own, so that it is recorded once, however often
@@ -105,28 +108,34 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// A claim whose rename did not reach the disk: the file stands under its old name, as it was before the claim.
-    pub(super) fn move_unmoved(&mut self) -> anyhow::Result<()> {
+    /// A claim whose rename did not reach the disk: the file stands under its old name, as it was before the claim. Also tells whether one
+    /// could not be deleted.
+    pub(super) async fn move_unmoved(&mut self) -> anyhow::Result<bool> {
         let Some(claims) = &self.script_bin.claims else {
-            return Ok(());
+            return Ok(false);
         };
-        for (start, again) in self
-            .ledger
-            .unsettled
-            .iter()
-            .filter(|(start, _)| !start.in_place)
-        {
-            let Some(name) = start.identity.name.file_name() else {
+        let mut undeleted = false;
+        for (start, again) in &self.ledger.unsettled {
+            let Some(name) = start.identity.name.file_name().filter(|_| !start.in_place) else {
                 continue;
             };
-            let look = match self.script_bin.dir.look(&name) {
+            let script_bin = &self.script_bin.dir;
+            let look = match script_bin.look(&name) {
                 Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
                 other => other.with_context(|| format!("looking at {}", shown(&name)))?,
             };
-            if !start
-                .identity
-                .same(&Identity::of(&self.script_bin.medium, &name, &look))
-            {
+            if self.script_bin.sync_claims {
+                // The claim was synced, so it is on the disk; without a journal perhaps beside the old name.
+                let claimed = claims
+                    .look(&name)
+                    .is_ok_and(|claim| claim.inode == look.inode);
+                if claimed && self.script_bin.medium.lasting_inodes {
+                    undeleted |= script_bin.remove_protected(&name).is_err();
+                }
+                continue;
+            }
+            let identity = Identity::of(&self.script_bin.medium, &name, &look);
+            if !start.identity.same(&identity) || !same_bytes(script_bin, &name, start).await {
                 continue;
             }
             info!(
@@ -134,17 +143,18 @@ impl Recovery<'_> {
                 run = start.run_id,
                 "was started already; its claim did not reach the disk"
             );
-            self.script_bin
-                .dir
-                .rename_noreplace(&name, claims, &name)
-                .with_context(|| format!("claiming {}", shown(&name)))?;
-            if !again {
-                self.script_bin
-                    .delete(&name)
-                    .with_context(|| format!("deleting {}", shown(&name)))?;
+            if *again {
+                let moved = script_bin.rename_noreplace(&name, claims, &name);
+                moved.with_context(|| format!("claiming {}", shown(&name)))?;
+            } else if let Err(err) = script_bin.remove_protected(&name) {
+                warn!(
+                    script = shown(&name),
+                    "deleting a script that has its result: {err}"
+                );
+                undeleted = true;
             }
         }
-        Ok(())
+        Ok(undeleted)
     }
 
     /// A further attempt that is owed to a script that is there no longer is owed no more.
@@ -177,17 +187,18 @@ impl Recovery<'_> {
     }
 
     /// Claims that were made for another ledger: its output image is not here, so nobody knows whether they were started.
-    pub(super) fn report_foreign(&mut self, results: &mut Vec<RunResult>) -> anyhow::Result<()> {
+    pub(super) fn report_foreign(&mut self, results: &mut Vec<RunResult>) -> anyhow::Result<bool> {
         if self.script_bin.shared {
-            return Ok(()); // another machine's, and alive for all we know
+            return Ok(false); // another machine's, and alive for all we know
         }
         let Some(all) = self.script_bin.all_claims().context("opening the claims")? else {
-            return Ok(());
+            return Ok(false);
         };
         let others = self
             .script_bin
             .other_ledgers(self.ledger.id())
             .context("listing the claims of other ledgers")?;
+        let mut undeleted = false;
         for other in others {
             let dir = match all.open_dir(&other) {
                 Ok(dir) => dir,
@@ -220,12 +231,28 @@ impl Recovery<'_> {
                     );
                     self.report(&name, identity, FOREIGN, results)?;
                 }
-                dir.remove_file(&name)
-                    .with_context(|| format!("deleting the claim {}", shown(&name)))?;
+                if let Err(err) = dir.remove_protected(&name) {
+                    warn!(
+                        script = shown(&name),
+                        "deleting a claim of another ledger: {err}"
+                    );
+                    undeleted = true;
+                }
             }
+            dir.sync().context("syncing the claims of another ledger")?;
             // Something that is no claim may be left in it; then it stays.
             let _ = all.remove_dir(&other);
         }
-        Ok(())
+        Ok(undeleted)
     }
+}
+
+/// Whether the file has the bytes that were run. One whose bytes are not known, or that cannot be read, counts as the same: what may have been
+/// started is not started again.
+async fn same_bytes(dir: &Dir, name: &OsStr, start: &Start) -> bool {
+    let Ok(file) = dir.open_file(name) else {
+        return true;
+    };
+    let hash = stage::hash(&file).await;
+    start.sha256.is_empty() || hash.map_or(true, |hash| hash == start.sha256)
 }

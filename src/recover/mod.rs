@@ -3,7 +3,6 @@
 
 mod claims;
 
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 
@@ -19,6 +18,7 @@ use crate::outcome::{Outcome, RunResult};
 use crate::record::{self, OutputDir, run_directories};
 use crate::run::leftovers::end_group;
 use crate::sys::cgroup::Cgroup;
+use crate::sys::dir::Kind;
 
 /// A claimed script that is to be run before any other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,38 +38,44 @@ pub struct Recovery<'a> {
     pub output: &'a mut OutputDir,
     /// What was started.
     pub ledger: &'a mut Ledger,
-    /// The ledger was made anew beside run directories of an older one.
-    pub ledger_lost: bool,
     /// What the configuration says of interrupted scripts.
     pub run: &'a Run,
     /// This boot.
     pub boot_id: &'a str,
-    /// A result that could not be recorded when the last session ended.
-    pub pending: Option<RunResult>,
+    /// A result that could not be recorded when the last session ended, and the ledger that has its start mark.
+    pub pending: Option<(String, RunResult)>,
 }
 
+const STARTED_AGAIN: &str =
+    "gvad or the machine died while it may have been running; it is started again";
+const LEDGER_LOST: &str = "the ledger was lost: it may have been running; it is not run again";
+
 impl Recovery<'_> {
-    /// Does it. Returns what is to be run first, and the results that were recorded on the way.
+    /// Does it. Returns what is to be run first, the results that were recorded on the way, and whether a script that has its result
+    /// could not be deleted.
     ///
     /// # Errors
     /// An image cannot be read or written. Nothing is lost; the next start begins anew.
-    pub async fn recover(mut self) -> anyhow::Result<(Vec<Resumed>, Vec<RunResult>)> {
+    pub async fn recover(mut self) -> anyhow::Result<(Vec<Resumed>, Vec<RunResult>, bool)> {
         self.end_leftovers().await;
         let mut results = Vec::new();
         self.close_started(&mut results)?;
         self.close_directories(&mut results)?;
         self.ledger.sync().context("syncing the ledger")?;
-        self.move_unmoved()?;
-        let resumed = self.sort_claims(&mut results)?;
-        self.forgive_absent(&resumed)?;
-        self.report_foreign(&mut results)?;
+        let mut undeleted = self.move_unmoved().await?;
+        let (resumed, left) = self.sort_claims().await?;
+        undeleted |= left;
+        if self.script_bin.claims.is_some() {
+            self.forgive_absent(&resumed)?;
+            undeleted |= self.report_foreign(&mut results)?;
+        }
         // Only what is durably claimed may be resumed: its next start mark names it as a claim.
         self.script_bin.sync().context("syncing script-bin")?;
-        if resumed.is_empty() {
+        if resumed.is_empty() && !undeleted && self.script_bin.settles(self.ledger) {
             self.ledger.settle().context("writing the ledger")?;
         }
         self.ledger.sync().context("syncing the ledger")?;
-        Ok((resumed, results))
+        Ok((resumed, results, undeleted))
     }
 
     /// Ends the processes of runs that were going on when an earlier gvad of this boot died.
@@ -112,14 +118,18 @@ impl Recovery<'_> {
 
     /// Records that a run was interrupted. True if its script is to be started again.
     fn interrupt(&mut self, start: &Start, results: &mut Vec<RunResult>) -> anyhow::Result<bool> {
-        let pending = self.pending.take_if(|result| result.run_id == start.run_id);
+        let id = self.ledger.id();
+        let pending = self
+            .pending
+            .take_if(|(ledger, result)| ledger == id && result.run_id == start.run_id)
+            .map(|(_, result)| result);
         let seen = pending.is_some();
         let again = !seen
             && self.run.on_interrupted == OnInterrupted::Rerun
             && start.attempt < self.run.max_attempts;
         let mut result = pending.unwrap_or_else(|| {
             let died = if start.boot_id == self.boot_id {
-                "gvad died"
+                "gvad died, or could not record a result,"
             } else {
                 "the machine or gvad died"
             };
@@ -162,43 +172,28 @@ impl Recovery<'_> {
 
     /// Every run directory without a result is one whose script was not started, or one whose start mark was lost.
     fn close_directories(&mut self, results: &mut Vec<RunResult>) -> anyhow::Result<()> {
-        let settled = if self.ledger_lost {
-            0
-        } else {
-            self.ledger.settled()
-        };
-        let marked: HashSet<String> = self
-            .ledger
-            .unsettled
-            .iter()
-            .filter(|(start, _)| !start.unstarted)
-            .map(|(start, _)| start.run_id.clone())
-            .collect();
+        let (settled, lost) = (self.ledger.settled(), self.ledger.lost());
         let directories =
             run_directories(self.output.gvad()).context("listing the run directories")?;
-        for (_, run_id) in directories.into_iter().filter(|(run, _)| *run > settled) {
-            if record::result_of(self.output.gvad(), &run_id)
-                .context("reading a result")?
-                .is_some()
-            {
+        for (run, run_id) in directories.into_iter().filter(|(run, _)| *run > settled) {
+            let look = self.output.gvad().look(&run_id);
+            if look.is_ok_and(|look| look.kind != Kind::Directory) {
+                continue; // somebody else's, whatever its name
+            }
+            let result = record::result_of(self.output.gvad(), &run_id)
+                .with_context(|| format!("reading the result of {}", shown(&run_id)))?;
+            if result.is_some() {
                 continue;
             }
             let text = run_id.to_string_lossy().into_owned();
-            if marked.contains(&text) {
-                // Its end was noted, so it was interrupted and is being started again, but the result did not reach the disk.
-                self.record_lost(
-                    text,
-                    "gvad or the machine died while it may have been running; it is started again",
-                    results,
-                )?;
-            } else if self.ledger_lost {
-                self.record_lost(
-                    text,
-                    "the ledger was lost: it may have been running; it is not run again",
-                    results,
-                )?;
-            } else {
-                self.remove_directory(&run_id)?;
+            let mut marked = self.ledger.unsettled.iter();
+            match marked.find(|(start, _)| start.run_id == text && !start.unstarted) {
+                // Its end was noted, so it was interrupted and is started again, but the result did not reach the disk.
+                Some((_, true)) => self.record_lost(text, STARTED_AGAIN, results)?,
+                // Its result stands elsewhere: the script had made this directory unusable.
+                Some((_, false)) => {}
+                None if run <= lost => self.record_lost(text, LEDGER_LOST, results)?,
+                None => self.remove_directory(&run_id)?,
             }
         }
         Ok(())
@@ -243,9 +238,9 @@ impl Recovery<'_> {
     fn remove_directory(&self, run_id: &OsStr) -> anyhow::Result<()> {
         match record::remove_unstarted(self.output.gvad(), run_id) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            Err(err) if !record::is_failing(&err) => {
                 warn!(
-                    "{} belongs to no run that was started, and is not empty: it is left",
+                    "{} belongs to no run that was started, and cannot be removed: {err}; it is left",
                     shown(run_id)
                 );
                 Ok(())

@@ -78,6 +78,30 @@ impl Runner {
         })
     }
 
+    /// A group that nobody is in: run numbers begin anew with a new output image, and processes of an earlier run may have been kept.
+    fn make_group(&self, parent: &Parent, run: u64) -> io::Result<Cgroup> {
+        for serial in 0..64 {
+            let group = parent.make(&format!("{}{run}.{serial}", self.prefix))?;
+            if !group.populated()? {
+                return Ok(group);
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::ResourceBusy))
+    }
+
+    /// Removes the groups of earlier runs in which nobody is any more.
+    pub fn remove_empty_groups(&self) {
+        let groups = self
+            .parent
+            .as_ref()
+            .and_then(|parent| parent.groups(&self.prefix).ok());
+        for group in groups.into_iter().flatten() {
+            if !group.populated().unwrap_or(true) {
+                remove_group(Some(group));
+            }
+        }
+    }
+
     /// Makes what a run needs: pipes and control group.
     ///
     /// # Errors
@@ -91,15 +115,13 @@ impl Runner {
         directory: &Path,
         environment: &[(OsString, OsString)],
     ) -> io::Result<Ready> {
-        let group = format!("{}{run}", self.prefix);
-        let cgroup = match self.parent.as_ref().map(|parent| parent.make(&group)) {
-            Some(Ok(cgroup)) => Some(cgroup),
-            Some(Err(err)) => {
-                warn!("making the control group {group}: {err}; the script runs without");
-                None
-            }
-            None => None,
-        };
+        let cgroup = self.parent.as_ref().and_then(|parent| {
+            let made = self.make_group(parent, run);
+            made.map_err(|err| {
+                warn!("making a control group for run {run}: {err}; the script runs without")
+            })
+            .ok()
+        });
         let environment = environment.iter().map(|(name, value)| {
             let mut variable = name.as_bytes().to_vec();
             variable.push(b'=');
@@ -181,6 +203,9 @@ impl Ready {
             Ok(exit) => exit,
             Err(err) => {
                 // It runs but cannot be waited for: the only safe thing is to end it and say so.
+                if let Some(cgroup) = &self.cgroup {
+                    let _ = cgroup.kill();
+                }
                 let _ = process::kill_group(child.pid);
                 let _ = process::reap_blocking(&child.pidfd);
                 remove_group(self.cgroup);

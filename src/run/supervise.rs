@@ -52,9 +52,12 @@ impl Running {
 
     /// Waits for the script's end, brings it about where it must be, and puts what it did into `result`.
     pub async fn finish(mut self, limits: Limits, stop: &Stop, result: &mut RunResult) {
-        let (reaped, why) = self.supervise(limits, stop).await;
+        let (reaped, why, grace_ends) = self.supervise(limits, stop).await;
         let duration = self.started.elapsed();
         let finished_at = SystemTime::now();
+        if let Some(until) = grace_ends {
+            self.wait_for_tree(until).await;
+        }
         if limits.end_tree || why.is_some() {
             self.end_tree().await;
         }
@@ -90,13 +93,18 @@ impl Running {
         }
     }
 
-    /// Until the script itself has ended.
-    async fn supervise(&mut self, limits: Limits, stop: &Stop) -> (Reaped, Option<Why>) {
+    /// Until the script itself has ended. Also tells why it was ended, and until when the rest of its tree may take to end.
+    async fn supervise(
+        &mut self,
+        limits: Limits,
+        stop: &Stop,
+    ) -> (Reaped, Option<Why>, Option<tokio::time::Instant>) {
         let Running {
             child,
             exit,
             stdout,
             stderr,
+            cgroup,
             ..
         } = self;
         let mut output = std::pin::pin!(async { tokio::join!(stdout.pump(), stderr.pump()) });
@@ -116,21 +124,21 @@ impl Running {
             tokio::select! {
                 biased;
                 _ = exit.readable() => match process::reap(exit.get_ref().as_fd()) {
-                    Ok(Some(reaped)) => return (reaped, why),
+                    Ok(Some(reaped)) => return (reaped, why, deadline.filter(|_| why.is_some())),
                     Ok(None) => {}
                     Err(err) => {
                         warn!("waiting for process {}: {err}", child.pid);
-                        return (Reaped::unknown(), why);
+                        return (Reaped::unknown(), why, None);
                     }
                 },
                 () = stop.asked(), if why.is_none() => {
                     why = Some(Why::Stop);
-                    deadline = ask_to_end(child.pid, limits.grace);
+                    deadline = ask_to_end(child.pid, cgroup.as_ref(), limits.grace);
                 }
                 () = alarm => {
                     if why.is_none() {
                         why = Some(Why::Timeout);
-                        deadline = ask_to_end(child.pid, limits.grace);
+                        deadline = ask_to_end(child.pid, cgroup.as_ref(), limits.grace);
                     } else if !killed {
                         killed = true;
                         deadline = None;
@@ -140,6 +148,19 @@ impl Running {
                 }
                 _ = &mut output, if output_open => output_open = false,
             }
+        }
+    }
+
+    /// The script has ended on SIGTERM; what it started has heard it too, and has the same time to end by itself.
+    async fn wait_for_tree(&self, until: tokio::time::Instant) {
+        let left = || match &self.cgroup {
+            Some(cgroup) => cgroup.populated().unwrap_or(false),
+            None => process::has_children().unwrap_or(false),
+        };
+        let mut pause = Duration::from_millis(1);
+        while left() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
         }
     }
 
@@ -179,8 +200,12 @@ impl Running {
     }
 }
 
-/// SIGTERM to the script's process group; when to follow with SIGKILL.
-fn ask_to_end(pid: i32, grace: Duration) -> Option<tokio::time::Instant> {
+/// SIGTERM to the script's whole tree, or where there is no control group to its process group; when to follow with SIGKILL.
+fn ask_to_end(pid: i32, cgroup: Option<&Cgroup>, grace: Duration) -> Option<tokio::time::Instant> {
+    let told = cgroup.is_some_and(|cgroup| cgroup.terminate().is_ok());
+    if told {
+        return tokio::time::Instant::now().checked_add(grace);
+    }
     if let Err(err) = process::terminate_group(pid) {
         warn!("sending SIGTERM to process group {pid}: {err}");
     }

@@ -47,7 +47,7 @@ pub enum Ended {
 #[derive(Debug, Default)]
 pub struct Carried {
     /// A result that could not be made durable, to be recorded by the next session's recovery.
-    pub pending: Option<RunResult>,
+    pub pending: Option<(String, RunResult)>,
     /// A session got as far as looking for scripts.
     pub worked: bool,
 }
@@ -187,6 +187,15 @@ impl Session<'_> {
                 .is_some_and(|since| since.elapsed() < UNFINISHED_PATIENCE);
             if ends_when_drained(ctx) && !patient {
                 self.settle()?;
+                if pass.unfinished > 0 {
+                    warn!(
+                        "{} scripts are still being written; they are not waited for any longer",
+                        pass.unfinished
+                    );
+                }
+                if ctx.draining() && pass.troubled {
+                    bail!("not every script could be run: see what was passed over");
+                }
                 return Ok(Ended::Drained);
             }
             ctx.board.state(State::Idle, None);
@@ -223,6 +232,7 @@ impl Session<'_> {
     fn rest(&mut self) -> anyhow::Result<()> {
         self.restless = false;
         self.settle()?;
+        self.ctx.runner.remove_empty_groups();
         self.ctx.board.write();
         for image in &self.own_images {
             file::flush_journal(image).context("flushing the journal of an image")?;
@@ -233,12 +243,7 @@ impl Session<'_> {
     /// Lets the ledger forget what is durably over.
     fn settle(&mut self) -> anyhow::Result<()> {
         self.since_settled = 0;
-        if self.work.undeleted {
-            return Ok(());
-        }
-        self.work.script_bin.sync().context("syncing script-bin")?;
-        self.work.ledger.settle().context("writing the ledger")?;
-        self.work.ledger.sync().context("syncing the ledger")
+        self.work.settle()
     }
 }
 

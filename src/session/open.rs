@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 
 use anyhow::{Context as _, bail};
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Carried, Session, refusal};
 use crate::claim::{ScriptBin, Settling, open_claims, open_script_bin};
@@ -41,7 +41,10 @@ pub(super) async fn open<'a>(
     match open_all(ctx, layout, carried).await {
         Err(err) if err.downcast_ref().is_some_and(is_full) => {
             let waiting = count_scripts(ctx, layout).unwrap_or(0);
-            Ok(Opening::Full(format!("{err:#}"), waiting))
+            Ok(Opening::Full(
+                format!("the output image is full: {err:#}"),
+                waiting,
+            ))
         }
         other => other,
     }
@@ -93,7 +96,7 @@ async fn open_all<'a>(
         output.gvad(),
         &format!("the output directory {}", places.output.display()),
     )?);
-    let (ledger, ledger_lost) = open_ledger(&output)?;
+    let ledger = open_ledger(&output)?;
     let claims = match open_claims(&dir, ledger.id(), writable) {
         Ok(claims) => claims,
         Err(err) => return Ok(Opening::Refused(refusal(&err, path))),
@@ -107,14 +110,14 @@ async fn open_all<'a>(
         verified: HashSet::new(),
         undeleted: false,
     };
-    let first = recover(ctx, &mut work, ledger_lost, carried).await?;
+    let first = recover(ctx, &mut work, carried).await?;
     let gvad = work.output.gvad().try_clone()?;
     ctx.board.set_output(Some(gvad));
     Ok(Opening::Ready(Box::new(Session {
         ctx,
         root,
         writable,
-        unchanging: application.own() && application.read_only,
+        unchanging: application.own() && application.read_only && !application.shared(),
         seen_all: false,
         work,
         first: first.into(),
@@ -133,7 +136,6 @@ async fn open_all<'a>(
 async fn recover(
     ctx: &Context,
     work: &mut Workplace,
-    ledger_lost: bool,
     carried: &mut Carried,
 ) -> anyhow::Result<Vec<Resumed>> {
     let config = ctx.config();
@@ -141,14 +143,21 @@ async fn recover(
         script_bin: &work.script_bin,
         output: &mut work.output,
         ledger: &mut work.ledger,
-        ledger_lost,
         run: &config.run,
         boot_id: &ctx.boot_id,
         pending: carried.pending.clone(),
     };
     let recovered = recovery.recover().await;
-    let (resumed, results) = recovered.context("recovering what an earlier gvad left")?;
-    carried.pending = None;
+    let (resumed, results, undeleted) =
+        recovered.context("recovering what an earlier gvad left")?;
+    work.undeleted = undeleted;
+    if let Some((_, result)) = carried.pending.take()
+        && !results
+            .iter()
+            .any(|recorded| recorded.run_id.starts_with(&result.run_id))
+    {
+        error!(run = result.run_id, outcome = %result.outcome, "its result could not be recorded, and the output image is another one now");
+    }
     stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
     for result in &results {
         tell(result);
@@ -164,16 +173,14 @@ fn own_images(layout: &Layout) -> anyhow::Result<Vec<Dir>> {
     roots.collect::<io::Result<_>>().context("opening an image")
 }
 
-/// The ledger, and whether an older one is lost.
-fn open_ledger(output: &OutputDir) -> anyhow::Result<(Ledger, bool)> {
+fn open_ledger(output: &OutputDir) -> anyhow::Result<Ledger> {
     let gvad = output.gvad().try_clone()?;
     let last = last_directory(output).context("listing the run directories")?;
     let opened = Ledger::open(gvad, last)?;
     if let Some(aside) = &opened.set_aside {
         warn!("the ledger on the output image is damaged; it is kept as {aside}");
     }
-    let lost = opened.set_aside.is_some() || (last > 0 && opened.fresh);
-    Ok((opened.ledger, lost))
+    Ok(opened.ledger)
 }
 
 fn script_bin(application: &Image, dir: Dir, claims: Option<Dir>) -> ScriptBin {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
+use tracing::warn;
 
 use super::{SETTLE_EVERY, Session};
 use crate::claim::{open_claims, open_script_bin};
@@ -14,7 +15,7 @@ use crate::scan::{Listing, scan};
 use crate::status::{PassedOver, State};
 use crate::sys::dir::Look;
 use crate::sys::errno::{ELOOP, ENOTDIR, EXDEV};
-use crate::sys::file;
+use crate::sys::{file, mount};
 use crate::watch::Watcher;
 
 impl Session<'_> {
@@ -40,6 +41,7 @@ impl Session<'_> {
         pass.passed_over
             .extend(passed_over.map(|(name, reason)| (name, reason.to_owned())));
         let total = listing.scripts.len();
+        self.show(&pass, total);
         for (index, name) in listing.scripts.iter().enumerate() {
             if ctx.stop.wanted() {
                 break;
@@ -114,8 +116,8 @@ impl Session<'_> {
                 pass.passed_over.push((name.clone(), reason));
             }
             JobEnd::Nothing => {}
-            JobEnd::Blocked(reason) => {
-                (pass.blocked, pass.state) = (Some(reason), State::WaitingForOutput);
+            JobEnd::Blocked(state, reason) => {
+                (pass.blocked, pass.state) = (Some(reason), state);
                 return Ok(false);
             }
         }
@@ -133,7 +135,17 @@ impl Session<'_> {
         });
         let (dir, claims) = match opened {
             Ok(opened) => opened,
-            Err(err) => return Ok(Err(refusal(&err, script_bin))),
+            Err(err) => {
+                if err.raw_os_error() == Some(EXDEV) && !self.own_images.is_empty() {
+                    let path = self.work.places.application.join(script_bin);
+                    warn!(
+                        "something is mounted over {}: unmounting it",
+                        path.display()
+                    );
+                    mount::unmount_below(&path).context("unmounting what hides script-bin")?;
+                }
+                return Ok(Err(refusal(&err, script_bin)));
+            }
         };
         let inode = Look::at(&dir)?.inode;
         if self
@@ -170,7 +182,7 @@ pub(super) struct Pass {
     pub(super) ran: bool,
     done: usize,
     /// Something could not be taken that perhaps can later.
-    troubled: bool,
+    pub(super) troubled: bool,
     pub(super) unfinished: usize,
     pub(super) blocked: Option<String>,
     pub(super) state: State,

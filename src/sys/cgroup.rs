@@ -147,6 +147,14 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.kill"), "1")
     }
 
+    /// Sends SIGTERM to every process that is in it now, and in the groups below it.
+    ///
+    /// # Errors
+    /// Those of reading `cgroup.procs`.
+    pub fn terminate(&self) -> io::Result<()> {
+        terminate_all(&self.path, 0)
+    }
+
     /// Processor time of all that ever ran in it: in user mode, and in the kernel.
     ///
     /// # Errors
@@ -180,6 +188,25 @@ impl Cgroup {
     pub fn remove(self) -> io::Result<()> {
         remove_groups(&self.path, 0)
     }
+}
+
+fn terminate_all(path: &Path, depth: usize) -> io::Result<()> {
+    let text = fs::read_to_string(path.join("cgroup.procs"))?;
+    for pid in text
+        .split_ascii_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+    {
+        // One that has ended meanwhile needs no signal. Its number is not used again so soon.
+        super::process::terminate(pid)?;
+    }
+    if depth < DEEPEST {
+        for entry in fs::read_dir(path)?.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                terminate_all(&entry.path(), depth + 1)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Groups nest to a depth that the kernel and the path length bound; a script gains nothing by going deeper than this.

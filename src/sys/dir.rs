@@ -12,7 +12,7 @@ use std::path::Path;
 
 use nix::dir::Dir as Listing;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, openat, openat2, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 
@@ -266,6 +266,45 @@ impl Dir {
                 Err(err) => Err(err),
             },
             other => Ok(other?),
+        }
+    }
+
+    /// Gives the file `name` a second name, which nothing may have.
+    ///
+    /// # Errors
+    /// `EEXIST`; `EPERM`: a directory, or a file system without hard links; others of linkat(2).
+    pub fn link(&self, name: &OsStr, second: &OsStr) -> io::Result<()> {
+        Ok(nix::unistd::linkat(
+            &self.0,
+            name,
+            &self.0,
+            second,
+            AtFlags::empty(),
+        )?)
+    }
+
+    /// Takes the attributes `i` and `a` of chattr(1) from `name`, a file or directory, if it has them: they keep even root from writing to it.
+    ///
+    /// # Errors
+    /// It cannot be opened, or the attributes not be changed. A file system without attributes is no error.
+    pub fn unprotect(&self, name: &OsStr) -> io::Result<()> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = self.open_beneath(Path::new(name), flags)?;
+        Ok(super::file::unprotect(&file)?)
+    }
+
+    /// Removes the file `name`, even if it was made immutable.
+    ///
+    /// # Errors
+    /// Those of unlinkat(2).
+    pub fn remove_protected(&self, name: &OsStr) -> io::Result<()> {
+        match self.remove_file(name) {
+            Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+                self.unprotect(name)?;
+                super::file::unprotect(&self.0)?;
+                self.remove_file(name)
+            }
+            other => other,
         }
     }
 

@@ -101,6 +101,40 @@ pub fn thaw(dir: &impl AsFd) -> io::Result<()> {
     }
 }
 
+mod attributes {
+    // `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS` of linux/fs.h. Defined with long in their numbers, but they carry an int; ioctl_iflags(2).
+    nix::ioctl_read_bad!(
+        get,
+        nix::request_code_read!(b'f', 1, size_of::<libc::c_long>()),
+        libc::c_int
+    );
+    nix::ioctl_write_ptr_bad!(
+        set,
+        nix::request_code_write!(b'f', 2, size_of::<libc::c_long>()),
+        libc::c_int
+    );
+    /// `FS_IMMUTABLE_FL` and `FS_APPEND_FL`.
+    pub(super) const PROTECTING: libc::c_int = 0x10 | 0x20;
+}
+
+/// Takes the attributes away that keep even root from writing to what `file` stands for.
+#[expect(unsafe_code, reason = "ioctl")]
+pub(super) fn unprotect(file: &impl AsFd) -> nix::Result<()> {
+    let fd = file.as_fd().as_raw_fd();
+    let mut flags = 0;
+    // SAFETY: the descriptor is open; the kernel writes one int.
+    match unsafe { attributes::get(fd, &raw mut flags) } {
+        Err(Errno::ENOTTY | Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(()),
+        other => other?,
+    };
+    if flags & attributes::PROTECTING != 0 {
+        flags &= !attributes::PROTECTING;
+        // SAFETY: the descriptor is open; the kernel reads one int.
+        unsafe { attributes::set(fd, &raw const flags) }?;
+    }
+    Ok(())
+}
+
 /// How a file system stands.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {

@@ -61,6 +61,7 @@ const EMPTY: LoopInfo64 = LoopInfo64 {
 mod ioctls {
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
     nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, super::LoopConfig);
+    nix::ioctl_write_ptr_bad!(blkroset, nix::request_code_none!(0x12, 93), libc::c_int);
     nix::ioctl_read_bad!(loop_get_status64, 0x4C05, super::LoopInfo64);
 }
 
@@ -108,7 +109,10 @@ pub fn attach(backing: &File, read_only: bool) -> io::Result<LoopDevice> {
             reserved: [0; 8],
         };
         match configure(file.as_raw_fd(), &config) {
-            Ok(()) => return Ok(LoopDevice { path, file }),
+            Ok(()) => {
+                set_writable(file.as_raw_fd(), !read_only)?;
+                return Ok(LoopDevice { path, file });
+            }
             Err(Errno::EBUSY) => {}
             Err(err) => return Err(err.into()),
         }
@@ -126,6 +130,14 @@ fn free_device(control: RawFd) -> nix::Result<i32> {
 fn configure(device: RawFd, config: &LoopConfig) -> nix::Result<()> {
     // SAFETY: the descriptor is open, and `config` has the layout of the kernel's struct loop_config for the time of the call.
     unsafe { ioctls::loop_configure(device, config) }.map(drop)
+}
+
+/// A device number keeps what `blockdev --setro` once said of it, whatever file it is attached to later.
+#[expect(unsafe_code, reason = "ioctl")]
+fn set_writable(device: RawFd, writable: bool) -> nix::Result<()> {
+    let read_only = libc::c_int::from(!writable);
+    // SAFETY: the descriptor is open, and the kernel reads one int.
+    unsafe { ioctls::blkroset(device, &raw const read_only) }.map(drop)
 }
 
 /// A loop device that somebody already attached to a file.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use nix::errno::Errno;
 use sys_mount::{Mount, MountFlags, UnmountFlags, unmount};
 
 use super::mountinfo;
@@ -76,6 +77,7 @@ pub fn unmount_tree(target: &Path, keep: usize, detach: bool) -> io::Result<()> 
     } else {
         UnmountFlags::empty()
     };
+    isolate_below(target)?;
     loop {
         let mounts = mountinfo::list()?;
         let here = mounts.iter().filter(|mount| mount.path == target).count();
@@ -96,6 +98,7 @@ pub fn unmount_tree(target: &Path, keep: usize, detach: bool) -> io::Result<()> 
 /// # Errors
 /// As [`unmount_tree`].
 pub fn unmount_below(directory: &Path) -> io::Result<()> {
+    isolate_below(directory)?;
     loop {
         let mounts = mountinfo::list()?;
         let Some(mount) = mounts
@@ -107,6 +110,22 @@ pub fn unmount_below(directory: &Path) -> io::Result<()> {
         };
         unmount_here(&mount.path, UnmountFlags::DETACH)?;
     }
+}
+
+/// Cuts all mounts below `directory` off from their peers. A bind mount of a shared tree (`mount --rbind /dev …`) is the peer of the
+/// original, and what is unmounted from the one goes from the other too; mount_namespaces(7).
+fn isolate_below(directory: &Path) -> io::Result<()> {
+    let flags = nix::mount::MsFlags::MS_PRIVATE | nix::mount::MsFlags::MS_REC;
+    let none = None::<&str>;
+    let below = |path: &Path| path != directory && path.starts_with(directory);
+    for mount in mountinfo::list()?.iter().filter(|mount| below(&mount.path)) {
+        match nix::mount::mount(none, &mount.path, none, flags, none) {
+            // Hidden below another mount; it is cut off when that one is gone and it is seen.
+            Err(Errno::EINVAL | Errno::ENOENT) => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 /// Never follows a symbolic link at `path`. The crate's own `NOFOLLOW` has the value of another flag (`O_NOFOLLOW`), which the kernel refuses.

@@ -126,6 +126,14 @@ pub fn terminate_group(leader: i32) -> io::Result<()> {
     gone_is_fine(killpg(Pid::from_raw(leader), Signal::SIGTERM))
 }
 
+/// Sends SIGTERM to one process. One that is gone is no error.
+///
+/// # Errors
+/// Those of kill(2).
+pub fn terminate(pid: i32) -> io::Result<()> {
+    gone_is_fine(kill(Pid::from_raw(pid), Signal::SIGTERM))
+}
+
 /// Sends SIGKILL to the process group that `leader` leads. A group that is gone is no error.
 ///
 /// # Errors
@@ -184,6 +192,16 @@ pub fn kill_children() -> io::Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// Whether this process has children, ended ones that nobody has reaped included.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn has_children() -> io::Result<bool> {
+    let tasks = fs::read_dir("/proc/self/task")?.flatten();
+    let mut children = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+    Ok(children.any(|list| list.is_ok_and(|list| !list.trim().is_empty())))
 }
 
 /// Whether this process inherits the orphans of its descendants.

@@ -134,8 +134,8 @@ pub fn spawn(program: &Program<'_>) -> Result<Child, NotStarted> {
     restored.map_err(before)?;
     drop(report_write);
     let mut answer = [0_u8; 5];
-    match std::fs::File::from(report).read(&mut answer) {
-        Ok(5) => {
+    match std::fs::File::from(report).read_exact(&mut answer) {
+        Ok(()) => {
             let [step, errno @ ..] = answer;
             let _ = super::process::reap_blocking(&child.pidfd);
             let error = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
