@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use tracing::{error, info, warn};
@@ -16,14 +16,12 @@ use crate::ledger::Ledger;
 use crate::ledger::line::Start;
 use crate::name::{ScriptName, shown};
 use crate::outcome::{Outcome, RunResult, timestamp};
-use crate::record::{OutputDir, Prepared};
+use crate::record::{OutputDir, Prepared, is_full};
 use crate::run::supervise::Running;
 use crate::run::{Limits, Ready};
 use crate::stage::{self, Stage};
 use crate::status::{RunningStatus, State};
 use crate::surroundings::{Places, environment, limits};
-use crate::sys::dir::Dir;
-use crate::sys::file;
 
 /// What jobs work with.
 #[derive(Debug)]
@@ -59,15 +57,6 @@ pub enum JobEnd {
     Blocked(State, String),
 }
 
-/// Whether an error passes when somebody makes room.
-#[must_use]
-pub fn is_full(err: &io::Error) -> bool {
-    matches!(
-        err.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
-}
-
 impl Workplace {
     /// A script in script-bin.
     ///
@@ -91,7 +80,7 @@ impl Workplace {
             Ok(true) => return Ok(JobEnd::Nothing),
             Err(err) => return Ok(JobEnd::PassedOver(format!("it was run already: {err}"))),
         }
-        if let Some(blocked) = no_room_to_stage(ctx, opened.identity.size) {
+        if let Some(blocked) = stage::no_room(&ctx.config().run.temp_dir, opened.identity.size) {
             return Ok(JobEnd::Blocked(State::WaitingForTempDir, blocked));
         }
         let mut marks = self.ledger.unsettled.iter();
@@ -252,7 +241,7 @@ impl Workplace {
         if let Some(stage) = stage {
             stage.remove();
         }
-        tell(&result);
+        result.log();
         ctx.board.finished(&result);
         Ok(JobEnd::Done)
     }
@@ -387,26 +376,6 @@ impl Workplace {
     }
 }
 
-/// Why a script of this size cannot be staged now, though it could be at another time: temp_dir is full or cannot be written. One that is larger than all of
-/// temp_dir's file system never can; that is said in its result.
-fn no_room_to_stage(ctx: &Context, size: u64) -> Option<String> {
-    /// For the private directory itself, in bytes.
-    const MORE: u64 = 64 * 1024;
-    let temp_dir = &ctx.config().run.temp_dir;
-    let room = Dir::open(temp_dir).and_then(file::room).ok()?;
-    let wanted = size.saturating_add(MORE);
-    let full = wanted > room.free && wanted <= room.total;
-    let shown = temp_dir.display();
-    match (room.read_only, full) {
-        (true, _) => Some(format!("run.temp_dir {shown} cannot be written")),
-        (false, true) => Some(format!(
-            "run.temp_dir {shown} is full: the script needs {wanted} bytes, and there is room for {}",
-            room.free
-        )),
-        (false, false) => None,
-    }
-}
-
 fn show_running(status: &mut crate::status::Status, start: &Start, running: &Running) {
     (status.state, status.problem) = (State::Running, None);
     status.running = Some(RunningStatus {
@@ -418,17 +387,4 @@ fn show_running(status: &mut crate::status::Status, start: &Start, running: &Run
         duration_ms: 0,
         since: Some(Instant::now()),
     });
-}
-
-/// One line for each result.
-pub fn tell(result: &RunResult) {
-    let reason = result.reason.as_deref().unwrap_or_default();
-    let (run, outcome, detail) = (&result.run_id, result.outcome, result.detail());
-    let duration =
-        humantime::format_duration(Duration::from_millis(result.duration_ms.unwrap_or(0)));
-    if result.success {
-        info!(run, %outcome, %duration, "succeeded");
-    } else {
-        warn!(run, %outcome, detail, reason, %duration, "failed");
-    }
 }

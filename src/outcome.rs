@@ -1,8 +1,10 @@
 //! What a script did: the outcome, and the result that tells of it. The shape of `result.json` is this file's.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
 
 use crate::name::ScriptName;
 
@@ -117,6 +119,19 @@ impl RunResult {
             max_rss_kib: None,
             boot_id: String::new(),
             gvad_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Tells it in one line of the log.
+    pub fn log(&self) {
+        let reason = self.reason.as_deref().unwrap_or_default();
+        let (run, outcome, detail) = (&self.run_id, self.outcome, self.detail());
+        let duration =
+            humantime::format_duration(Duration::from_millis(self.duration_ms.unwrap_or(0)));
+        if self.success {
+            info!(run, %outcome, %duration, "succeeded");
+        } else {
+            warn!(run, %outcome, detail, reason, %duration, "failed");
         }
     }
 

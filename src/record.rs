@@ -260,6 +260,15 @@ fn is_ruined(err: &io::Error) -> bool {
     ) || err.raw_os_error() == Some(ELOOP)
 }
 
+/// Whether an error passes when somebody makes room.
+#[must_use]
+pub fn is_full(err: &io::Error) -> bool {
+    matches!(
+        err.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// Whether an error tells of a disk that fails or is full.
 #[must_use]
 pub fn is_failing(err: &io::Error) -> bool {

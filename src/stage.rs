@@ -142,6 +142,26 @@ async fn read_through(
     Ok((hex(&hash.finalize()), at))
 }
 
+/// Why a script of this size cannot be staged now, though it could be at another time: temp_dir is full or cannot be written. One that is larger than all of
+/// temp_dir's file system never can; that is said in its result.
+#[must_use]
+pub fn no_room(temp_dir: &Path, size: u64) -> Option<String> {
+    /// For the private directory itself, in bytes.
+    const MORE: u64 = 64 * 1024;
+    let room = Dir::open(temp_dir).and_then(file::room).ok()?;
+    let wanted = size.saturating_add(MORE);
+    let full = wanted > room.free && wanted <= room.total;
+    let shown = temp_dir.display();
+    match (room.read_only, full) {
+        (true, _) => Some(format!("run.temp_dir {shown} cannot be written")),
+        (false, true) => Some(format!(
+            "run.temp_dir {shown} is full: the script needs {wanted} bytes, and there is room for {}",
+            room.free
+        )),
+        (false, false) => None,
+    }
+}
+
 impl Stage {
     /// Removes the private directory, whatever the script has left or mounted there, or put in its place.
     pub fn remove(self) {

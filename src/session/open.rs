@@ -10,10 +10,10 @@ use super::{Carried, Session, refusal};
 use crate::claim::{ScriptBin, Settling, open_claims, open_script_bin};
 use crate::context::Context;
 use crate::image::{Image, Role};
-use crate::job::{Workplace, is_full, tell};
+use crate::job::Workplace;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
-use crate::record::{OutputDir, last_directory};
+use crate::record::{OutputDir, is_full, last_directory};
 use crate::recover::{Recovery, Resumed};
 use crate::scan::{Told, scan};
 use crate::stage;
@@ -160,7 +160,7 @@ async fn recover(
     }
     stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
     for result in &results {
-        tell(result);
+        result.log();
         ctx.board.finished(result);
     }
     Ok(resumed)

@@ -110,7 +110,9 @@ pub fn attach(backing: &File, read_only: bool) -> io::Result<LoopDevice> {
         };
         match configure(file.as_raw_fd(), &config) {
             Ok(()) => {
-                set_writable(file.as_raw_fd(), !read_only)?;
+                if !read_only {
+                    set_writable(file.as_raw_fd())?;
+                }
                 return Ok(LoopDevice { path, file });
             }
             Err(Errno::EBUSY) => {}
@@ -134,8 +136,8 @@ fn configure(device: RawFd, config: &LoopConfig) -> nix::Result<()> {
 
 /// A device number keeps what `blockdev --setro` once said of it, whatever file it is attached to later.
 #[expect(unsafe_code, reason = "ioctl")]
-fn set_writable(device: RawFd, writable: bool) -> nix::Result<()> {
-    let read_only = libc::c_int::from(!writable);
+fn set_writable(device: RawFd) -> nix::Result<()> {
+    let read_only: libc::c_int = 0;
     // SAFETY: the descriptor is open, and the kernel reads one int.
     unsafe { ioctls::blkroset(device, &raw const read_only) }.map(drop)
 }

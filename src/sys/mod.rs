@@ -7,6 +7,7 @@ pub mod dir;
 pub mod errno;
 pub mod file;
 pub mod lock;
+pub mod look;
 pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -20,15 +21,20 @@ fn inotify_makes_it_quicker_than_the_poll() {
     guest.set("watch.poll_interval", "10m");
     let daemon = guest.daemon();
     daemon.wait_state("idle");
+    // No condition to wait for: for half a second after anything has happened gvad looks by itself.
+    let rest = || thread::sleep(Duration::from_millis(1500));
     for name in ["renamed-in", "again"] {
+        rest();
         guest.hand_over(name, TELL);
         daemon.wait_result(name);
     }
+    rest();
     // Written and made executable where it is: the last event is a change of mode.
     let path = guest.live().join("script-bin/chmod");
     fs::write(&path, TELL).unwrap();
     sh(&format!("chmod 755 '{}'", path.display()));
     daemon.wait_result("chmod");
+    rest();
     // Written with its execute bit: the last event is the close.
     write_script(&guest.live().join("script-bin/written"), TELL);
     daemon.wait_result("written");
@@ -260,4 +266,71 @@ fn status_tells_what_runs_what_is_mounted_and_what_failed() {
         let ended = run(&mut guest.gvad(form));
         assert_eq!(ended.code, Some(3), "{ended}");
     }
+}
+
+#[test]
+fn sighup_does_not_move_what_needs_a_new_start() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    let say = "#!/bin/sh\necho \"${TMPDIR%/*} $SITE\" >> \"$WITNESS\"\n";
+    guest.set("environment.SITE", "old");
+    let daemon = guest.daemon();
+    daemon.wait_state("idle");
+    guest.set("environment.SITE", "new");
+    guest.set("application.script_bin", "elsewhere");
+    guest.set("run.temp_dir", guest.text("state-2"));
+    let config = fs::read_to_string(guest.write_config()).unwrap();
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_log("read again");
+    daemon.wait_log("started again");
+    guest.hand_over("a", say);
+    wait_until("it told", || guest.witness().len() == 1);
+    assert_eq!(
+        guest.witness(),
+        [format!("{} new", guest.text("state"))],
+        "{config}"
+    );
+    assert!(!guest.path("app/elsewhere").exists());
+    guest.set("run.temp_dir", guest.text("state"));
+    daemon.wait_result("a");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn what_gvad_keeps_for_itself_is_for_root_alone() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script("a", STAY);
+    let daemon = guest.daemon();
+    wait_until("it runs", || guest.witness() == ["a"]);
+    daemon.wait_state("running");
+    let modes = sh(&format!(
+        "stat -c %a '{0}' '{0}/control' '{1}/script-bin/.gvad' '{1}'/script-bin/.gvad/* '{1}/output/gvad/ledger'",
+        guest.text("state"),
+        guest.live().display()
+    ));
+    let modes: Vec<_> = modes.lines().collect();
+    assert_eq!(modes, ["700", "600", "700", "700", "600"]);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn status_remembers_the_last_ten_failures() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    for n in 10..22 {
+        guest.script(format!("s{n}"), "#!/bin/sh\nexit 1\n");
+    }
+    let daemon = guest.daemon();
+    daemon.wait_result("s21");
+    let status = daemon.wait_state("idle");
+    assert_eq!(status["counts"]["failed"], 12);
+    let last = status["last_failures"].as_array().unwrap();
+    let last: Vec<_> = last.iter().map(|f| f["script"].as_str().unwrap()).collect();
+    assert_eq!(last.len(), 10, "{last:?}");
+    assert_eq!((last[0], last[9]), ("s12", "s21"));
+    assert_eq!(daemon.stop(), Some(0));
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{Guest, run};
+use crate::harness::{Fs, Guest, run};
 
 const TELL: &str =
     "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\necho out; echo err >&2\n";
@@ -106,4 +106,26 @@ fn marks_and_results_are_durable_before_what_depends_on_them() {
             .iter()
             .any(|l| l.contains("unlink") && l.contains("script-bin") && l.contains("only.sh"))
     );
+}
+
+#[test]
+fn claim_is_durable_before_the_start_where_the_file_system_keeps_no_journal() {
+    let Some(guest) = Guest::on(Fs::Ext2) else {
+        return;
+    };
+    guest.add_output_image(Fs::Ext4);
+    guest.script("only.sh", TELL);
+    let trace = Trace::of(&guest);
+    let claim = trace.find(0, "claim", |l| {
+        l.contains("rename") && l.contains("/script-bin>, \"only.sh\"")
+    });
+    let exec = trace.find(claim, "start", |l| {
+        l.contains("execve(") && l.contains("only.sh")
+    });
+    let synced = |what: &str, fits: &dyn Fn(&str) -> bool| {
+        trace.find(claim, what, |l| l.contains("fsync(") && fits(l))
+    };
+    let claims = synced("sync of the claims", &|l| l.contains("/script-bin/.gvad/"));
+    let script_bin = synced("sync of script-bin", &|l| l.contains("/script-bin>"));
+    assert!(claims < exec && script_bin < exec, "{:#?}", trace.0);
 }

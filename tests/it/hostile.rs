@@ -267,3 +267,21 @@ fn script_may_ask_gvad_for_its_status_and_stop_it() {
     guest.assert_clean();
     wait_until("nothing is left", || guest.processes().is_empty());
 }
+
+#[test]
+fn script_that_deletes_its_run_directory_loses_neither_its_result_nor_what_it_printed() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let body =
+        "#!/bin/sh\necho out; echo err >&2\nrm -r \"$GVA_OUTPUT/gvad/$GVA_RUN_ID\"\nexit 5\n";
+    guest.script("a", body);
+    guest.script("b", TELL);
+    assert_eq!(guest.drain().code, Some(1));
+    let result = guest.result("a");
+    assert_eq!(result["exit_code"], 5, "{result}");
+    assert_eq!(guest.run_file(&result, "stdout"), b"out\n");
+    assert_eq!(guest.run_file(&result, "stderr"), b"err\n");
+    assert_eq!(guest.witness(), ["b"]);
+    guest.assert_clean();
+}

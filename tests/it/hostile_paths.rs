@@ -53,12 +53,7 @@ fn cleaning_up_does_not_delete_through_a_mount() {
             .count(),
         4
     );
-    let left: Vec<_> = guest
-        .mounts()
-        .into_iter()
-        .filter(|l| l.contains("/mnt/"))
-        .collect();
-    assert!(left.is_empty(), "{left:?}");
+    guest.assert_clean();
 }
 
 #[test]
@@ -133,4 +128,20 @@ fn output_that_leads_elsewhere_is_not_followed() {
         assert_intact(&dir);
         assert!(matches!(ended.code, Some(0 | 2)), "{place}: {ended}");
     }
+}
+
+#[test]
+fn script_bin_that_something_is_mounted_over_is_not_used() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    let body = "#!/bin/sh\ncd \"$GVA_APPLICATION\"\nmount -t tmpfs -o mode=755 t script-bin\n\
+                printf '#!/bin/sh\\necho evil >> \"$WITNESS\"\\n' > script-bin/evil\nchmod 755 script-bin/evil\n";
+    guest.script("a", body);
+    let ended = guest.drain();
+    assert_eq!(guest.witness(), Vec::<String>::new(), "{ended}");
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert!(ended.stderr.contains("mounted over"), "{ended}");
+    assert_eq!(guest.result("a")["success"], true);
+    guest.assert_clean();
 }

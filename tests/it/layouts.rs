@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use crate::harness::{Fs, Guest, Image, Place, names, results_in, sh, wait_until, write_script};
+use crate::harness::{
+    Fs, Guest, Image, Place, names, results_in, run, sh, wait_until, write_script,
+};
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
 /// Copies the data, tries to write to it, and prints the three directories.
@@ -304,4 +307,25 @@ fn results_of_an_idle_appliance_can_be_read_from_a_copy_of_the_image() {
         sh(&format!("debugfs -R '{look}' '{copy}' 2> /dev/null")).contains("\"exited\"")
     });
     assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn medium_that_turns_out_to_be_read_only_when_it_is_mounted_is_mounted_so() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    fs::create_dir(guest.path("out")).unwrap();
+    guest.set_output(Place::Directory(guest.path("out")));
+    guest.script("a", TELL);
+    for kernel in ["EROFS", "EACCES"] {
+        let gvad = guest.gvad(&["drain"]);
+        let mut strace = Command::new("strace");
+        let inject = format!("inject=mount:error={kernel}:when=1");
+        strace.args(["-f", "-o", "/dev/null", "-e", &inject, "--"]);
+        let ended = run(strace.arg(gvad.get_program()).args(gvad.get_args()));
+        assert_eq!(ended.code, Some(0), "{kernel}: {ended}");
+        assert_eq!(guest.witness(), ["a"]);
+        assert_eq!(guest.waiting(), ["a"], "{kernel}: it cannot be removed");
+    }
+    assert_eq!(guest.results().len(), 1);
 }

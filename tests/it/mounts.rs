@@ -182,3 +182,40 @@ fn images_are_unmounted_though_a_script_has_mounted_something_on_them() {
     assert_eq!(result["success"], true);
     guest.assert_clean();
 }
+
+/// What the kernel says of the application's mount while gvad uses it.
+fn options_of_the_application(guest: &Guest) -> String {
+    let daemon = guest.daemon();
+    daemon.wait_state("idle");
+    let shown = fs::read_to_string("/proc/thread-self/mounts").unwrap();
+    let point = guest.text("mnt/application");
+    let line = shown.lines().find(|l| l.contains(&point));
+    let line = line.unwrap().to_owned();
+    assert_eq!(daemon.stop(), Some(0));
+    line
+}
+
+#[test]
+fn image_of_each_ext_type_cannot_stop_the_guest_by_its_errors() {
+    for fs in [Fs::Ext2, Fs::Ext3, Fs::Ext4] {
+        let Some(guest) = Guest::on(fs) else { return };
+        sh(&format!("tune2fs -e panic '{}'", guest.text("app.img")));
+        let line = options_of_the_application(&guest);
+        assert!(line.contains("errors=remount-ro"), "{fs:?}: {line}");
+    }
+}
+
+#[test]
+fn option_of_the_user_cannot_stop_the_guest_by_errors() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    sh(&format!("tune2fs -e panic '{}'", guest.text("app.img")));
+    guest.set("application.options", "noatime,errors=panic");
+    let line = options_of_the_application(&guest);
+    assert!(line.contains("errors=remount-ro"), "{line}");
+    assert!(
+        line.contains("noatime") && !line.contains("errors=panic"),
+        "{line}"
+    );
+}

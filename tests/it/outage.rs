@@ -130,3 +130,26 @@ fn output_that_fails_while_a_script_runs_costs_no_second_start() {
     );
     guest.assert_clean();
 }
+
+#[test]
+fn read_only_output_is_waited_for_by_the_daemon() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    // A name that leads to another device later. (No `blockdev --setro`: the kernel would keep it for whoever gets the loop device next.)
+    let name = guest.text("by-id");
+    let lead = |device: &str| sh(&format!("ln -sfn '{device}' '{name}'"));
+    let locked = guest.attach(&guest.path("output.img"), &["--read-only"]);
+    lead(&locked);
+    guest.set("output.source", name.as_str());
+    let daemon = guest.daemon();
+    let status = daemon.wait_state("waiting_for_output");
+    assert!(!status["problem"].as_str().unwrap().is_empty(), "{status}");
+    assert_eq!(guest.witness(), Vec::<String>::new());
+    fs::copy(guest.path("output.img"), guest.path("unlocked.img")).unwrap();
+    lead(&guest.attach(&guest.path("unlocked.img"), &[]));
+    daemon.wait_result("a");
+    assert_eq!(guest.witness(), ["a"]);
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -369,3 +369,25 @@ fn second_gvad_on_the_same_device_is_refused() {
     guest.set("application.source", device);
     assert_second_is_refused(&guest);
 }
+
+#[test]
+fn second_gvad_on_the_same_output_is_refused() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    fs::create_dir(guest.path("out")).unwrap();
+    guest.set("output.source", guest.text("out"));
+    guest.script("a", STAY);
+    let daemon = guest.daemon();
+    wait_until("it runs", || guest.witness().len() == 1);
+    // Everything else is its own: two would write one ledger and take one another's run numbers.
+    write_script(&guest.path("app-2/script-bin/b"), TELL);
+    guest.set("application.source", guest.text("app-2"));
+    guest.set("run.temp_dir", guest.text("state-2"));
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert!(ended.stderr.contains("another gvad"), "{ended}");
+    assert!(ended.stderr.contains(&guest.text("out")), "{ended}");
+    assert_eq!(guest.witness(), ["a"]);
+    assert_eq!(daemon.stop(), Some(0));
+}

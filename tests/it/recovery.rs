@@ -232,3 +232,143 @@ fn ledger_that_a_script_deletes_is_made_anew_before_the_next_start() {
     assert_eq!(found, owned(&[("a", "exited"), ("b", "interrupted")]));
     guest.assert_clean();
 }
+
+#[test]
+fn other_bytes_behind_the_same_inode_and_times_of_a_read_only_medium_are_another_script() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.set("application.read_only", true);
+    guest.script("a", "#!/bin/sh\necho first >> \"$WITNESS\"\n");
+    guest.drain_ok();
+    // Written into the image below the file system: nothing that stat tells has changed.
+    let path = guest.path("app.img");
+    let mut bytes = fs::read(&path).unwrap();
+    let old = b"echo first >>";
+    let places = bytes.windows(old.len()).enumerate();
+    let places: Vec<_> = places.filter(|(_, w)| w == old).map(|(i, _)| i).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at + 5..at + 10].copy_from_slice(b"other");
+    }
+    fs::write(&path, bytes).unwrap();
+    guest.drain_ok();
+    guest.drain_ok();
+    assert_eq!(guest.witness(), ["first", "other"]);
+}
+
+/// A script that tells its process id and does not end.
+const PID: &str = "#!/bin/sh\necho $$ >> \"$WITNESS\"\nexec sleep 1000\n";
+
+/// Whether the process whose id was told first still runs; the command line of a zombie is empty.
+fn first_lives(guest: &Guest) -> bool {
+    let line = fs::read(format!("/proc/{}/cmdline", guest.witness()[0]));
+    line.is_ok_and(|line| !line.is_empty())
+}
+
+#[test]
+fn script_of_a_killed_gvad_ends_though_its_image_does_not_come_back() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script("a", PID);
+    killed_while_running(&guest, 1);
+    assert!(first_lives(&guest));
+    let never = format!("LABEL={}", guest.label("never"));
+    guest.set("application.source", never);
+    let daemon = guest.daemon();
+    daemon.wait_state("waiting_for_application");
+    wait_until("it is ended", || !first_lives(&guest));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn script_of_a_killed_gvad_ends_before_the_next_though_leftovers_are_kept() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.set("run.leftovers", "keep");
+    guest.script("a", PID);
+    let check = "#!/bin/sh\n! test -e \"/proc/$(head -n 1 \"$WITNESS\")/exe\"\n";
+    guest.script("b", check);
+    killed_while_running(&guest, 1);
+    assert!(first_lives(&guest));
+    guest.drain();
+    assert_eq!(guest.result("a")["outcome"], "interrupted");
+    let result = guest.result("b");
+    assert_eq!(
+        result["success"], true,
+        "the old process still ran: {result}"
+    );
+    assert!(!first_lives(&guest));
+}
+
+#[test]
+fn lost_ledger_gives_no_number_and_no_output_of_an_old_run_away() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let body = "#!/bin/sh\necho \"$GVA_RUN_ID\"\n";
+    guest.script("a", body);
+    guest.drain_ok();
+    guest.inside_output(|out| fs::remove_file(out.join("gvad/ledger")).unwrap());
+    guest.script("a", body);
+    guest.drain_ok();
+    let results = guest.results();
+    let said = results.iter().map(|r| guest.run_file(r, "stdout"));
+    assert_eq!(
+        said.collect::<Vec<_>>(),
+        [&b"000001-a\n"[..], b"000002-a\n"],
+        "{results:?}"
+    );
+}
+
+#[test]
+fn script_that_is_claimed_again_after_its_start_is_not_run_and_not_lost() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", STAY);
+    killed_while_running(&guest, 1);
+    // As if the very file had been handed over and claimed once more: its ctime is not the one that the first claim gave it.
+    let bin = guest.live().join("script-bin");
+    sh(&format!(
+        "cd '{}'; sleep 0.1; set -- .gvad/*/a; mv \"$1\" a; mv a \"$1\"",
+        bin.display()
+    ));
+    guest.drain();
+    assert_eq!(guest.witness(), ["a"]);
+    let twice = [("a", "interrupted"), ("a", "interrupted")];
+    assert_eq!(outcomes(&guest), owned(&twice));
+    guest.drain_ok();
+    assert_eq!(outcomes(&guest), owned(&twice));
+    guest.assert_clean();
+}
+
+#[test]
+fn run_directory_that_no_ledger_tells_of_keeps_what_was_printed() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script(
+        "a",
+        "#!/bin/sh\necho printed\necho a >> \"$WITNESS\"\nexec sleep 1000\n",
+    );
+    let daemon = guest.daemon();
+    let run = guest.live_output().join("gvad/000001-a");
+    wait_until("it printed", || {
+        fs::read(run.join("stdout")).is_ok_and(|text| text == b"printed\n")
+    });
+    daemon.kill();
+    fs::remove_file(guest.live_output().join("gvad/ledger")).unwrap();
+    guest.drain();
+    assert_eq!(guest.witness(), ["a"]);
+    let results = guest.results();
+    assert_eq!(results[0]["run_id"], "000001-a", "{results:?}");
+    assert!(
+        results.iter().all(|r| r["outcome"] == "interrupted"),
+        "{results:?}"
+    );
+    assert_eq!(guest.run_file(&results[0], "stdout"), b"printed\n");
+    guest.assert_clean();
+}

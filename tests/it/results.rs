@@ -173,6 +173,10 @@ fn signal_that_ended_it_is_named() {
         assert_eq!(result["outcome"], "signaled", "{result}");
         assert_eq!(result["signal"], signal);
         assert!(result["exit_code"].is_null());
+        assert!(
+            result["reason"].is_null(),
+            "nobody ran out of memory: {result}"
+        );
         assert_eq!(result["success"], false);
     }
 }
@@ -387,4 +391,45 @@ fn result_is_there_within_moments_of_the_end() {
     let late =
         SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis() - instant(&result["finished_at"]);
     assert!(late < Duration::from_secs(5).as_millis(), "{late} ms");
+}
+
+#[test]
+fn result_is_absent_until_it_is_whole() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let body = "#!/bin/sh\ncd \"$GVA_OUTPUT/gvad/$GVA_RUN_ID\" && ls\n";
+    let (result, stdout) = guest.outcome_of("a", body);
+    assert_eq!(result["success"], true, "{result}");
+    assert_eq!(stdout, "stderr\nstdout\n");
+}
+
+#[test]
+fn whoever_reads_the_output_image_may_read_it_whatever_the_umask_of_gvad() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", "#!/bin/sh\n");
+    let gvad = guest.gvad(&["drain"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 077; exec \"$0\" \"$@\""]);
+    let ended = run(shell.arg(gvad.get_program()).args(gvad.get_args()));
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let modes = guest.inside_output(|out| {
+        sh(&format!(
+            "cd '{}'; stat -c '%a %n' . status.json 000001-a 000001-a/*",
+            out.join("gvad").display()
+        ))
+    });
+    assert_eq!(
+        modes.lines().collect::<Vec<_>>(),
+        [
+            "755 .",
+            "644 status.json",
+            "755 000001-a",
+            "644 000001-a/result.json",
+            "644 000001-a/stderr",
+            "644 000001-a/stdout",
+        ]
+    );
 }

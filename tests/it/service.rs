@@ -6,6 +6,8 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
+
 use crate::harness::{Daemon, Fs, Guest, Image, run, sh, tool, wait_until, write_script};
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
@@ -40,15 +42,9 @@ fn when_drained_wait_waits() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-#[test]
-fn when_drained_poweroff_turns_the_machine_off_after_the_last_result() {
-    let Some(guest) = Guest::with_output_image() else {
-        return;
-    };
-    guest.set("lifecycle.when_drained", "poweroff");
-    guest.script("a", TELL);
-    guest.script("b", TELL);
-    // Not this machine: its systemctl is another in the guest's namespace, and gvad may not reboot.
+/// The daemon of a machine that is not this one: its systemctl, in the guest's namespace, tells `called` of what it is asked, and gvad may
+/// not reboot.
+fn of_a_machine(guest: &Guest) -> Command {
     let fake = guest.path("systemctl");
     let body = format!(
         "#!/bin/sh\necho \"$@\" >> '{0}'\ncat '{1}' >> '{0}'\n",
@@ -75,6 +71,18 @@ fn when_drained_poweroff_turns_the_machine_off_after_the_last_result() {
             _ => Err(std::io::Error::last_os_error()),
         })
     };
+    command
+}
+
+#[test]
+fn when_drained_poweroff_turns_the_machine_off_after_the_last_result() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.set("lifecycle.when_drained", "poweroff");
+    guest.script("a", TELL);
+    guest.script("b", TELL);
+    let command = of_a_machine(&guest);
     let daemon = Daemon::start(&guest, command);
     wait_until("it turns the machine off", || guest.path("called").exists());
     wait_until("the fake is done", || {
@@ -100,6 +108,20 @@ fn when_drained_poweroff_turns_the_machine_off_after_the_last_result() {
         called,
         "once"
     );
+    guest.assert_clean();
+}
+
+#[test]
+fn stop_does_not_turn_the_machine_off() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.set("lifecycle.when_drained", "poweroff");
+    guest.script("a", STAY);
+    let daemon = Daemon::start(&guest, of_a_machine(&guest));
+    wait_until("it runs", || guest.witness() == ["a"]);
+    assert_eq!(daemon.stop(), Some(0));
+    assert!(!guest.path("called").exists());
     guest.assert_clean();
 }
 
@@ -187,6 +209,28 @@ fn service_manager_hears_no_ready_from_a_gvad_that_cannot_work() {
         let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
         assert!(!text.contains("READY=1"), "{text}");
     }
+}
+
+#[test]
+fn service_manager_hears_when_the_configuration_is_read_again() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    let socket = manager(&guest);
+    let mut command = guest.gvad(&[]);
+    command.env("NOTIFY_SOCKET", guest.path("notify"));
+    let daemon = Daemon::start(&guest, command);
+    let mut all = Vec::new();
+    heard(&socket, &mut all, "READY=1");
+    daemon.wait_state("idle");
+    daemon.signal(Signal::SIGHUP);
+    heard(&socket, &mut all, "RELOADING=1");
+    assert!(
+        all.iter().any(|l| l.starts_with("MONOTONIC_USEC=")),
+        "{all:?}"
+    );
+    heard(&socket, &mut all, "READY=1");
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]

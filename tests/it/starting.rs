@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Fs, Guest, Image, Place, sh, tool, wait_until};
+use crate::harness::{Daemon, Fs, Guest, Image, Place, sh, tool, wait_until};
 
 /// A script that tells that it ran.
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
@@ -253,4 +253,23 @@ fn binary_is_a_script() {
     guest.inside(|root| fs::copy("/bin/true", root.join("script-bin/program")).unwrap());
     guest.drain_ok();
     assert_eq!(guest.result("program")["outcome"], "exited");
+}
+
+#[test]
+fn drain_waits_a_while_for_a_script_that_is_being_written() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    guest.script("a", "#!/bin/sh\necho a >> \"$WITNESS\"\n");
+    let mut writer = OpenOptions::new()
+        .append(true)
+        .open(guest.path("app/script-bin/a"))
+        .unwrap();
+    let drain = Daemon::start(&guest, guest.gvad(&["drain"]));
+    drain.wait_state("idle");
+    assert_eq!(guest.witness(), Vec::<String>::new());
+    writer.write_all(b"echo b >> \"$WITNESS\"\n").unwrap();
+    drop(writer);
+    assert_eq!(drain.wait(), Some(0));
+    assert_eq!(guest.witness(), ["a", "b"]);
 }

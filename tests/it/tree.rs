@@ -161,6 +161,10 @@ fn script_that_hears_is_not_made_to_wait_for_the_grace() {
         "#!/bin/sh\ntrap 'echo heard; exit 0' TERM\nwhile :; do sleep 0.1; done\n",
     );
     assert_eq!(result["outcome"], "timed_out");
+    assert_eq!(
+        result["success"], false,
+        "though it then exits with 0: {result}"
+    );
     assert_eq!(stdout, "heard\n");
     assert!(
         start.elapsed() < Duration::from_secs(15),
@@ -331,4 +335,21 @@ fn cgroups_are_found_where_they_are_mounted() {
             .exists()
     );
     sh(&format!("umount -l '{}'", point.display()));
+}
+
+#[test]
+fn kept_leftovers_outlive_the_next_start_of_gvad() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    guest.set("run.leftovers", "keep");
+    guest.script("a", "#!/bin/sh\nsetsid sh -c 'echo $$ >> \"$WITNESS.pids\"; cd /; exec sleep 1000' > /dev/null 2>&1 &\n\
+                       while ! test -s \"$WITNESS.pids\"; do sleep 0.02; done\n");
+    guest.drain_ok();
+    guest.script("b", "#!/bin/sh\n");
+    guest.drain_ok();
+    let [pid] = pids(&guest)[..] else {
+        panic!("one child")
+    };
+    assert!(alive(pid), "it is kept");
 }

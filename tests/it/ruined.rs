@@ -1,0 +1,294 @@
+//! What a script, a full disk or a wrong bit has ruined never keeps the scripts behind from running, and never makes one run twice.
+
+use std::fs;
+
+use crate::harness::{Guest, run, sh, wait_until};
+
+const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
+
+/// `a` does `what`; afterwards `b` runs, now and after two more starts nothing is run again, and `a` has one final result.
+#[track_caller]
+fn goes_on(what: &str) {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script(
+        "a",
+        &format!("#!/bin/sh\necho a >> \"$WITNESS\"\nR=\"$GVA_OUTPUT/gvad/$GVA_RUN_ID\"\n{what}\n"),
+    );
+    guest.script("b", TELL);
+    for _ in 0..3 {
+        guest.drain();
+    }
+    assert_eq!(guest.witness(), ["a", "b"], "{what}");
+    let results = guest.results();
+    for name in ["a", "b"] {
+        let of = results.iter().filter(|result| result["script"] == name);
+        assert_eq!(of.count(), 1, "{what}: {results:#?}");
+    }
+    guest.assert_clean();
+}
+
+#[test]
+fn immutable_claim_is_deleted_all_the_same() {
+    goes_on("chattr +i \"$GVA_APPLICATION\"/script-bin/.gvad/*/a");
+}
+
+#[test]
+fn run_directory_that_was_replaced_does_not_stop_the_rest() {
+    goes_on("mv \"$R\" \"$GVA_OUTPUT/moved\"; ln -s \"$GVA_OUTPUT/moved\" \"$R\"");
+    goes_on("rm -r \"$R\"; echo x > \"$R\"");
+    goes_on("chattr +i \"$R\"");
+}
+
+#[test]
+fn something_in_the_place_of_the_result_does_not_stop_the_rest() {
+    goes_on("mkdir \"$R/result.json\"");
+    goes_on("rm \"$R/.result.json.tmp\"; mkdir \"$R/.result.json.tmp\"");
+}
+
+#[test]
+fn something_in_the_place_of_the_ledger_does_not_stop_the_rest() {
+    for what in [
+        "rm \"$L\"; mkdir \"$L\"",
+        "rm \"$L\"; ln -s /etc/passwd \"$L\"",
+        "truncate -s 10G \"$L\"",
+        "chattr +i \"$L\"",
+    ] {
+        let Some(guest) = Guest::with_output_image() else {
+            return;
+        };
+        guest.script(
+            "a",
+            &format!("#!/bin/sh\nL=\"$GVA_OUTPUT/gvad/ledger\"\n{what}\n"),
+        );
+        guest.script("b", TELL);
+        for _ in 0..3 {
+            guest.drain();
+        }
+        assert_eq!(guest.witness(), ["b"], "{what}");
+        assert!(fs::exists("/etc/passwd").unwrap());
+        guest.assert_clean();
+    }
+}
+
+#[test]
+fn removed_temp_dir_is_made_again() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script(
+        "a",
+        &format!("#!/bin/sh\nrm -rf '{}'\n", guest.text("state")),
+    );
+    guest.script("b", TELL);
+    guest.drain_ok();
+    assert_eq!(guest.witness(), ["b"]);
+}
+
+#[test]
+fn full_temp_dir_is_waited_for_and_uses_up_no_script() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    let state = guest.path("state");
+    fs::create_dir_all(&state).unwrap();
+    sh(&format!(
+        "mount -t tmpfs -o size=1m tmpfs '{0}'; head -c 1000000 /dev/zero > '{0}/fill'",
+        state.display()
+    ));
+    guest.script("a", TELL);
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert!(ended.stderr.contains("is full"), "{ended}");
+    assert_eq!(guest.waiting(), ["a"]);
+    let daemon = guest.daemon();
+    daemon.wait_state("waiting_for_temp_dir");
+    fs::remove_file(state.join("fill")).unwrap();
+    daemon.wait_result("a");
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(guest.witness(), ["a"]);
+    sh(&format!("umount '{}'", state.display()));
+}
+
+#[test]
+fn session_that_cannot_write_the_application_forgets_nothing() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", "#!/bin/sh\necho a >> \"$WITNESS\"\nexec sleep 1000\n");
+    let daemon = guest.daemon();
+    wait_until("it runs", || guest.witness() == ["a"]);
+    daemon.kill();
+    sh(&format!("umount -R '{}'", guest.text("mnt/application")));
+    guest.set("application.read_only", true);
+    guest.drain();
+    guest.set("application.read_only", false);
+    guest.drain();
+    guest.drain();
+    assert_eq!(guest.witness(), ["a"], "it was started once");
+    guest.assert_clean();
+}
+
+#[test]
+fn script_that_cannot_be_staged_from_a_read_only_medium_is_reported_once() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let state = guest.path("state");
+    fs::create_dir_all(&state).unwrap();
+    sh(&format!(
+        "mount -t tmpfs -o size=1m tmpfs '{}'",
+        state.display()
+    ));
+    guest.script("a", &format!("{TELL}#{}\n", "x".repeat(2_000_000)));
+    guest.set("application.read_only", true);
+    for _ in 0..2 {
+        guest.drain();
+        assert_eq!(guest.results().len(), 1);
+    }
+    assert_eq!(guest.result("a")["outcome"], "not_started");
+    sh(&format!("umount '{}'", state.display()));
+}
+
+#[test]
+fn mounts_that_a_script_bound_are_not_taken_from_the_machine() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    // As systemd has it: what is mounted or unmounted in one place is in its peers too.
+    sh(
+        "mkdir /run/original; mount -t tmpfs t /run/original; mount --make-shared /run/original; \
+        mkdir /run/original/inner; mount -t tmpfs i /run/original/inner",
+    );
+    guest.script(
+        "a",
+        "#!/bin/sh\nmkdir \"$TMPDIR/copy\" \"$GVA_APPLICATION/copy\"\nmount --rbind /run/original \"$TMPDIR/copy\"\n\
+         mount --rbind /run/original \"$GVA_APPLICATION/copy\"\n",
+    );
+    guest.drain_ok();
+    sh("mountpoint -q /run/original/inner");
+    guest.assert_clean();
+    sh("umount -R /run/original");
+}
+
+#[test]
+fn stopping_gives_every_process_of_the_script_the_grace() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    let child = "trap 'sleep 1; echo saved >> \"$WITNESS\"; exit' TERM; echo ready >> \"$WITNESS\"; while :; do sleep 0.1; done";
+    guest.script(
+        "a",
+        &format!(
+            "#!/bin/sh\nsetsid sh -c '{}' &\nsleep 1000\n",
+            child.replace('\'', "'\\''")
+        ),
+    );
+    let daemon = guest.daemon();
+    wait_until("it runs", || guest.witness() == ["ready"]);
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(guest.witness(), ["ready", "saved"]);
+    assert_eq!(guest.result("a")["outcome"], "stopped");
+}
+
+#[test]
+fn log_that_cannot_be_written_does_not_stop_gvad() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    let mut gvad = guest.gvad(&["drain"]);
+    gvad.stderr(
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap(),
+    );
+    assert_eq!(gvad.status().unwrap().code(), Some(0));
+    assert_eq!(guest.witness(), ["a"]);
+    guest.assert_clean();
+}
+
+#[test]
+fn file_system_of_another_type_than_the_configured_is_refused_by_name() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    guest.set("application.fstype", "xfs");
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert!(
+        ended
+            .stderr
+            .contains("holds ext4, and application.fstype says xfs"),
+        "{ended}"
+    );
+    assert_eq!(guest.waiting(), ["a"]);
+}
+
+#[test]
+fn script_that_cannot_be_claimed_is_no_success() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    guest.script("b", TELL);
+    guest.inside(|root| sh(&format!("chattr +i '{}/script-bin/a'", root.display())));
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert!(ended.stderr.contains("claiming it"), "{ended}");
+    assert_eq!(guest.witness(), ["b"]);
+    assert_eq!(guest.waiting(), ["a"]);
+    guest.inside(|root| sh(&format!("chattr -i '{}/script-bin/a'", root.display())));
+    guest.drain_ok();
+    assert_eq!(guest.witness(), ["b", "a"]);
+}
+
+#[test]
+fn application_image_named_as_output_too_is_refused_with_the_cure() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    guest.set("output.source", guest.text("app.img"));
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert!(
+        ended.stderr.contains("is the application image already"),
+        "{ended}"
+    );
+    guest.assert_clean();
+    assert_eq!(guest.waiting(), ["a"]);
+}
+
+#[test]
+fn mounts_of_a_killed_gvad_do_not_hinder_another_image() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    let daemon = guest.daemon();
+    daemon.wait_result("a");
+    daemon.kill();
+    fs::copy(guest.path("app.img"), guest.path("other.img")).unwrap();
+    guest.set("application.source", guest.text("other.img"));
+    let ended = run(&mut guest.gvad(&["drain"]));
+    assert_eq!(ended.code, Some(0), "{ended}");
+    guest.assert_clean();
+}
+
+#[test]
+fn passed_over_files_are_listed_while_a_script_runs() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script("a", "#!/bin/sh\necho a >> \"$WITNESS\"\nexec sleep 1000\n");
+    guest.inside(|root| std::os::unix::fs::symlink("a", root.join("script-bin/link")).unwrap());
+    let daemon = guest.daemon();
+    wait_until("it runs", || guest.witness() == ["a"]);
+    let status = daemon.wait_state("running");
+    assert_eq!(status["passed_over"][0]["name"], "link", "{status:#}");
+    assert_eq!(daemon.stop(), Some(0));
+}
