@@ -324,24 +324,39 @@ fn lost_ledger_gives_no_number_and_no_output_of_an_old_run_away() {
 }
 
 #[test]
-fn script_that_is_claimed_again_after_its_start_is_not_run_and_not_lost() {
+fn claim_that_somebody_touched_is_still_the_script_that_was_started() {
     let Some(guest) = Guest::with_output_image() else {
         return;
     };
     guest.script("a", STAY);
     killed_while_running(&guest, 1);
-    // As if the very file had been handed over and claimed once more: its ctime is not the one that the first claim gave it.
     let bin = guest.live().join("script-bin");
     sh(&format!(
-        "cd '{}'; sleep 0.1; set -- .gvad/*/a; mv \"$1\" a; mv a \"$1\"",
+        "cd '{}'; sleep 0.1; set -- .gvad/*/a; mv \"$1\" a; mv a \"$1\"; chmod 700 \"$1\"; touch \"$1\"",
         bin.display()
     ));
-    guest.drain();
-    assert_eq!(guest.witness(), ["a"]);
-    let twice = [("a", "interrupted"), ("a", "interrupted")];
-    assert_eq!(outcomes(&guest), owned(&twice));
+    for _ in 0..2 {
+        guest.drain();
+        assert_eq!(guest.witness(), ["a"]);
+        assert_eq!(outcomes(&guest), owned(&[("a", "interrupted")]));
+    }
+    guest.assert_clean();
+}
+
+#[test]
+fn same_file_handed_over_again_by_a_hard_link_is_a_new_run() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script(
+        "a",
+        "#!/bin/sh\necho a >> \"$WITNESS\"\n[ $(wc -l < \"$WITNESS\") -ge 3 ] && exit\n\
+         cd \"$GVA_APPLICATION\"; ln keep script-bin/a\n",
+    );
+    guest.inside(|root| fs::hard_link(root.join("script-bin/a"), root.join("keep")).unwrap());
     guest.drain_ok();
-    assert_eq!(outcomes(&guest), owned(&twice));
+    assert_eq!(guest.witness(), ["a", "a", "a"]);
+    assert_eq!(guest.results().len(), 3);
     guest.assert_clean();
 }
 
