@@ -24,10 +24,11 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 SOURCE is LABEL=, UUID=, PARTLABEL= or PARTUUID= of an attached block device, or the
-absolute path of a block device, an image file or a directory.
+absolute path of a block device, an image file or a directory; or, with
+fstype = \"virtiofs\" or \"9p\" in the configuration, the tag of a share.
 
 Exit status: 0 after a clean stop; 1 from `drain` if a script did not succeed;
-2 if gvad itself failed; 3 from `status` if no gvad runs.
+2 if gvad itself failed, or `drain` was stopped; 3 from `status` if no gvad runs.
 
 Examples:
   gvad drain --application /srv/app.img --output /srv/out.img
@@ -39,13 +40,13 @@ Examples:
 pub enum Command {
     /// One pass: mount, run every script that waits, unmount, exit
     ///
-    /// Exit status: 0 if every script succeeded or there was none, 1 if some script did not, 2 if gvad itself failed.
+    /// Exit status: 0 if every script succeeded or there was none, 1 if some script did not, 2 if gvad itself failed, was stopped, or could not take a script that waits.
     Drain,
     /// Print the configuration in force, every key, and touch nothing
     Check,
     /// Tell what the running daemon is doing
     ///
-    /// Exit status: 0 if it runs, 3 if it does not.
+    /// Exit status: 0 if it runs, 3 if it does not, 2 if it does not answer.
     Status {
         /// As JSON
         #[arg(long)]

@@ -26,6 +26,9 @@ pub struct Layout {
     pub images: Vec<Image>,
 }
 
+/// So long a mount that is under way is still waited for when gvad is asked to stop.
+const LAST_WAIT: Duration = Duration::from_secs(10);
+
 /// What waiting for an image came to.
 enum Waited {
     There(Image),
@@ -156,7 +159,10 @@ async fn wait_for(
     let (limit, state) = patience(ctx, config, wanted.role);
     let mut pause = FIRST_PAUSE;
     loop {
-        let (missing, unwritable) = match attach(wanted).await? {
+        let Some(found) = attach_or_stop(ctx, wanted).await? else {
+            return Ok(Waited::Stopped);
+        };
+        let (missing, unwritable) = match found {
             Some(image) if wanted.role == Role::Output && image.read_only => {
                 image.release().await?;
                 (
@@ -185,6 +191,20 @@ async fn wait_for(
             return Ok(Waited::Stopped);
         }
         pause = (pause * 2).min(ctx.config().watch.poll_interval.0);
+    }
+}
+
+/// Attaches the image, but does not wait for a device that hangs once gvad is asked to stop. `None` then.
+async fn attach_or_stop(ctx: &Context, wanted: &Wanted) -> anyhow::Result<Option<Option<Image>>> {
+    let mut work = std::pin::pin!(attach(wanted));
+    tokio::select! {
+        biased;
+        found = &mut work => found.map(Some),
+        // What is nearly mounted is better waited for, so that it can be unmounted.
+        () = ctx.stop.asked() => match tokio::time::timeout(LAST_WAIT, work).await {
+            Ok(found) => found.map(Some),
+            Err(_) => Ok(None),
+        },
     }
 }
 

@@ -140,7 +140,7 @@ impl Image {
     /// Unmounts it, if gvad mounted it, and with it whatever was mounted below.
     ///
     /// # Errors
-    /// It is still in use and was detached: it goes away when its users end.
+    /// The kernel's answer. One that is in use is detached, which is no error: it goes away when its users end.
     pub async fn release(self) -> anyhow::Result<()> {
         let Some(keep) = self.mounted_over else {
             return Ok(());
