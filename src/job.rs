@@ -38,6 +38,8 @@ pub struct Workplace {
     pub pending: Option<(String, RunResult)>,
     /// Scripts on a medium that cannot be written whose bytes were seen in this session to be those that were run.
     pub verified: HashSet<String>,
+    /// The application image could be written when the session began, and cannot any more.
+    pub went_read_only: bool,
     /// A claim could not be deleted: the ledger must go on remembering it.
     pub undeleted: bool,
 }
@@ -53,6 +55,8 @@ pub enum JobEnd {
     PassedOver(String),
     /// It is gone, or was run before.
     Nothing,
+    /// The image is not what it was: look at all of it anew.
+    Again,
     /// It could not be run or its result not be recorded now, so it was not touched: what is waited for, and why.
     Blocked(State, String),
 }
@@ -101,6 +105,12 @@ impl Workplace {
             Claiming::Lost => JobEnd::Nothing,
             Claiming::Refused(err) if err.kind() == io::ErrorKind::AlreadyExists => {
                 JobEnd::PassedOver("an earlier script of this name could not be removed".to_owned())
+            }
+            Claiming::Refused(err) if err.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                // An error made it read-only under us (errors=remount-ro). What is on it can still be run where it lies.
+                warn!("the application image cannot be written any more: {err}");
+                self.went_read_only = true;
+                JobEnd::Again
             }
             Claiming::Refused(err) => JobEnd::PassedOver(format!("claiming it: {err}")),
         };
@@ -166,7 +176,7 @@ impl Workplace {
     /// # Errors
     /// An image failed.
     pub fn settle(&mut self) -> anyhow::Result<()> {
-        if self.undeleted || !self.script_bin.settles(&self.ledger) {
+        if self.undeleted || self.went_read_only || !self.script_bin.settles(&self.ledger) {
             return Ok(());
         }
         self.script_bin.sync().context("syncing script-bin")?;

@@ -365,8 +365,10 @@ impl Ledger {
             [Line::Start(start.clone()), Line::End { run, again }]
         });
         let open = self.unfinished.iter().cloned().map(Line::Start);
+        let lost = (self.lost > 0).then_some(Line::Lost { run: self.lost });
         [head, settled]
             .into_iter()
+            .chain(lost)
             .chain(ran)
             .chain(ended)
             .chain(open)

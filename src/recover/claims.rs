@@ -11,7 +11,7 @@ use crate::ledger::line::{Identity, Start};
 use crate::name::{ScriptName, run_id, shown};
 use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::stage;
-use crate::sys::dir::{Dir, Kind};
+use crate::sys::dir::{Dir, Kind, Look};
 
 /// Why a script that was claimed for another ledger is not run.
 const FOREIGN: &str = "it was claimed by a gvad that wrote to another output image or lost its ledger: \
@@ -37,6 +37,7 @@ impl Recovery<'_> {
                 );
                 continue;
             }
+            undeleted |= !self.remove_old_name(&name, &look);
             let identity = Identity::of(&self.script_bin.medium, &name, &look);
             let mut starts = self.ledger.unsettled.iter().rev();
             let last = starts.find(|(start, _)| start.identity.same_file(&identity));
@@ -52,6 +53,15 @@ impl Recovery<'_> {
             }
         }
         Ok((resumed, undeleted))
+    }
+
+    /// Without a journal a claim may have reached the disk while its old name is still there too. False if that could not be removed.
+    fn remove_old_name(&self, name: &OsStr, claim: &Look) -> bool {
+        let dir = &self.script_bin.dir;
+        let both = self.script_bin.sync_claims
+            && self.script_bin.medium.lasting_inodes
+            && dir.look(name).is_ok_and(|look| look.inode == claim.inode);
+        !both || dir.remove_protected(name).is_ok()
     }
 
     /// Deletes a claim that has its result. One that cannot be deleted keeps nothing else from going on.
@@ -111,8 +121,13 @@ impl Recovery<'_> {
     /// A claim whose rename did not reach the disk: the file stands under its old name, as it was before the claim. Also tells whether one
     /// could not be deleted.
     pub(super) async fn move_unmoved(&mut self) -> anyhow::Result<bool> {
-        let Some(claims) = &self.script_bin.claims else {
-            return Ok(false);
+        let Some(claims) = self
+            .script_bin
+            .claims
+            .as_ref()
+            .filter(|_| !self.script_bin.sync_claims)
+        else {
+            return Ok(false); // a claim that was synced is on the disk
         };
         let mut undeleted = false;
         for (start, again) in &self.ledger.unsettled {
@@ -124,16 +139,6 @@ impl Recovery<'_> {
                 Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
                 other => other.with_context(|| format!("looking at {}", shown(&name)))?,
             };
-            if self.script_bin.sync_claims {
-                // The claim was synced, so it is on the disk; without a journal perhaps beside the old name.
-                let claimed = claims
-                    .look(&name)
-                    .is_ok_and(|claim| claim.inode == look.inode);
-                if claimed && self.script_bin.medium.lasting_inodes {
-                    undeleted |= script_bin.remove_protected(&name).is_err();
-                }
-                continue;
-            }
             let identity = Identity::of(&self.script_bin.medium, &name, &look);
             if !start.identity.same(&identity) || !same_bytes(script_bin, &name, start).await {
                 continue;

@@ -70,8 +70,12 @@ impl Recovery<'_> {
             undeleted |= self.report_foreign(&mut results)?;
         }
         // Only what is durably claimed may be resumed: its next start mark names it as a claim.
-        self.script_bin.sync().context("syncing script-bin")?;
-        if resumed.is_empty() && !undeleted && self.script_bin.settles(self.ledger) {
+        let writable = match self.script_bin.sync() {
+            // An error made it read-only. Nothing on it changes any more, and nothing may be forgotten.
+            Err(err) if err.kind() == io::ErrorKind::ReadOnlyFilesystem => false,
+            other => other.map(|()| true).context("syncing script-bin")?,
+        };
+        if writable && resumed.is_empty() && !undeleted && self.script_bin.settles(self.ledger) {
             self.ledger.settle().context("writing the ledger")?;
         }
         self.ledger.sync().context("syncing the ledger")?;

@@ -108,6 +108,7 @@ async fn open_all<'a>(
         places,
         pending: None,
         verified: HashSet::new(),
+        went_read_only: false,
         undeleted: false,
     };
     let first = recover(ctx, &mut work, carried).await?;

@@ -116,6 +116,10 @@ impl Session<'_> {
                 pass.passed_over.push((name.clone(), reason));
             }
             JobEnd::Nothing => {}
+            JobEnd::Again => {
+                pass.ran = true;
+                return Ok(false);
+            }
             JobEnd::Blocked(state, reason) => {
                 (pass.blocked, pass.state) = (Some(reason), state);
                 return Ok(false);
@@ -128,7 +132,8 @@ impl Session<'_> {
     fn look(&mut self) -> anyhow::Result<Result<Listing, String>> {
         let config = self.ctx.config();
         let script_bin = &config.application.script_bin;
-        let writable = self.writable && !file::room(&self.root)?.read_only;
+        let writable =
+            self.writable && !self.work.went_read_only && !file::room(&self.root)?.read_only;
         let opened = open_script_bin(&self.root, script_bin, writable).and_then(|dir| {
             let claims = open_claims(&dir, self.work.ledger.id(), writable)?;
             Ok((dir, claims))

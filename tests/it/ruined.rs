@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Guest, run, sh, wait_until};
+use crate::harness::{Fs, Guest, run, sh, wait_until};
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
 
@@ -290,4 +290,107 @@ fn passed_over_files_are_listed_while_a_script_runs() {
     let status = daemon.wait_state("running");
     assert_eq!(status["passed_over"][0]["name"], "link", "{status:#}");
     assert_eq!(daemon.stop(), Some(0));
+}
+
+const STAY: &str = "#!/bin/sh\necho a >> \"$WITNESS\"\nexec sleep 1000\n";
+
+/// gvad is killed while `a` runs.
+fn killed(guest: &Guest) {
+    guest.script("a", STAY);
+    let daemon = guest.daemon();
+    wait_until("it runs", || guest.witness().contains(&"a".to_owned()));
+    daemon.kill();
+}
+
+#[test]
+fn lost_ledger_stays_lost_until_everything_is_explained() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    killed(&guest);
+    fs::remove_file(guest.live_output().join("gvad/ledger")).unwrap();
+    // The next gvad makes a new ledger and is killed before it has explained anything.
+    let gvad = guest.gvad(&["drain"]);
+    let mut strace = std::process::Command::new("strace");
+    strace.args([
+        "-f",
+        "-o",
+        "/dev/null",
+        "-e",
+        "inject=ftruncate:signal=SIGKILL:when=1",
+        "--",
+    ]);
+    strace.arg(gvad.get_program()).args(gvad.get_args());
+    assert_ne!(run(&mut strace).code, Some(0));
+    guest.drain();
+    let explained = guest
+        .results()
+        .into_iter()
+        .find(|result| result["run_id"] == "000001-a");
+    assert_eq!(explained.unwrap()["outcome"], "interrupted");
+    assert_eq!(guest.witness(), ["a"]);
+}
+
+#[test]
+fn one_wrong_bit_in_the_ledger_makes_nothing_run_twice() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("0-first", TELL);
+    killed(&guest);
+    let path = guest.live_output().join("gvad/ledger");
+    let mut bytes = fs::read(&path).unwrap();
+    let end = bytes
+        .windows(6)
+        .position(|window| window == b"\"end\":")
+        .unwrap();
+    bytes[end + 2] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    guest.drain();
+    guest.drain();
+    assert_eq!(guest.witness(), ["0-first", "a"]);
+}
+
+#[test]
+fn claim_whose_old_name_came_back_without_a_journal_runs_once() {
+    let Some(guest) = Guest::on(Fs::Ext2) else {
+        return;
+    };
+    killed(&guest);
+    sh(&format!(
+        "cd '{}'; ln .gvad/*/a a",
+        guest.live().join("script-bin").display()
+    ));
+    guest.drain();
+    guest.drain();
+    assert_eq!(guest.witness(), ["a"]);
+    guest.assert_clean();
+}
+
+#[test]
+fn application_that_turned_read_only_is_run_in_place_and_once() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let daemon = guest.daemon();
+    daemon.wait_state("idle");
+    let live = guest.live();
+    for name in ["a", "b"] {
+        guest.hand_over(format!(".{name}"), TELL);
+        fs::rename(
+            live.join(format!("script-bin/.{name}")),
+            live.join(format!("script-bin/.{name}.x")),
+        )
+        .unwrap();
+    }
+    sh(&format!(
+        "cd '{0}/script-bin'; mv .a.x a; mv .b.x b; mount -o remount,ro '{0}' || true",
+        live.display()
+    ));
+    daemon.wait_result("a");
+    daemon.wait_result("b");
+    assert_eq!(daemon.stop(), Some(0));
+    guest.drain();
+    assert_eq!(guest.witness(), ["a", "b"]);
+    assert_eq!(guest.results().len(), 2);
 }
