@@ -277,7 +277,7 @@ async fn sessions(ctx: &Context) -> anyhow::Result<Ended> {
             "{err:#}; trying again in {}",
             humantime::format_duration(pause)
         );
-        ctx.board.state(State::Starting, Some(format!("{err:#}")));
+        ctx.board.state(State::Retrying, Some(format!("{err:#}")));
         if !ctx.stop.sleep(pause).await {
             return Ok(Ended::Stopped);
         }

@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
-use std::time::Instant;
 
 use anyhow::Context as _;
 use tracing::{error, info, warn};
@@ -17,10 +16,9 @@ use crate::ledger::line::Start;
 use crate::name::{ScriptName, shown};
 use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::record::{OutputDir, Prepared, is_full};
-use crate::run::supervise::Running;
 use crate::run::{Limits, Ready};
 use crate::stage::{self, Stage};
-use crate::status::{RunningStatus, State};
+use crate::status::State;
 use crate::surroundings::{Places, environment, limits};
 
 /// What jobs work with.
@@ -179,7 +177,14 @@ impl Workplace {
         if self.undeleted || self.went_read_only || !self.script_bin.settles(&self.ledger) {
             return Ok(());
         }
-        self.script_bin.sync().context("syncing script-bin")?;
+        match self.script_bin.sync() {
+            // An error made it read-only under us. Nothing on it changes any more, and nothing may be forgotten.
+            Err(err) if err.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                self.went_read_only = true;
+                return Ok(());
+            }
+            other => other.context("syncing script-bin")?,
+        }
         self.ledger.settle().context("writing the ledger")?;
         self.ledger.sync().context("syncing the ledger")
     }
@@ -311,8 +316,7 @@ impl Workplace {
         };
         match running {
             Ok(running) => {
-                ctx.board
-                    .update(|status| show_running(status, start, &running));
+                ctx.board.started(start, &running);
                 info!(
                     run = start.run_id,
                     pid = running.pid(),
@@ -384,17 +388,4 @@ impl Workplace {
             ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
         }
     }
-}
-
-fn show_running(status: &mut crate::status::Status, start: &Start, running: &Running) {
-    (status.state, status.problem) = (State::Running, None);
-    status.running = Some(RunningStatus {
-        name: start.identity.name.clone(),
-        run_id: start.run_id.clone(),
-        attempt: start.attempt,
-        pid: running.pid(),
-        started_at: timestamp(running.started_at()),
-        duration_ms: 0,
-        since: Some(Instant::now()),
-    });
 }

@@ -12,8 +12,10 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::image::Image;
+use crate::ledger::line::Start;
 use crate::name::ScriptName;
 use crate::outcome::{RunResult, timestamp};
+use crate::run::supervise::Running;
 use crate::sys::dir::Dir;
 use crate::{record, systemd};
 
@@ -42,6 +44,8 @@ pub enum State {
     Idle,
     /// A script runs.
     Running,
+    /// An image failed; it is mounted anew.
+    Retrying,
     /// It was asked to stop.
     Stopping,
     /// It has unmounted everything.
@@ -211,7 +215,7 @@ impl Board {
         if !same(&self.0.status.borrow()) {
             match (&problem, state) {
                 (None, State::Idle) => info!("idle"),
-                (None, _) => {}
+                (None, _) | (Some(_), State::Retrying) => {}
                 (Some(problem), State::WaitingForApplication | State::WaitingForData) => {
                     info!("{state}: {problem}");
                 }
@@ -219,6 +223,22 @@ impl Board {
             }
             self.update(|status| (status.state, status.problem) = (state, problem));
         }
+    }
+
+    /// A script runs.
+    pub fn started(&self, start: &Start, running: &Running) {
+        self.update(|status| {
+            (status.state, status.problem) = (State::Running, None);
+            status.running = Some(RunningStatus {
+                name: start.identity.name.clone(),
+                run_id: start.run_id.clone(),
+                attempt: start.attempt,
+                pid: running.pid(),
+                started_at: timestamp(running.started_at()),
+                duration_ms: 0,
+                since: Some(Instant::now()),
+            });
+        });
     }
 
     /// A script has come to its result.

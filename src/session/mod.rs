@@ -65,7 +65,7 @@ pub async fn run(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> 
     };
     match &ended {
         Ok(_) => ctx.board.state(State::Stopped, None),
-        Err(err) => ctx.board.state(State::Starting, Some(format!("{err:#}"))),
+        Err(err) => ctx.board.state(State::Retrying, Some(format!("{err:#}"))),
     }
     ctx.board.set_output(None);
     let released = layout.release().await;

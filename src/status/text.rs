@@ -98,6 +98,7 @@ impl fmt::Display for State {
             State::WaitingForTempDir => "waiting for room in temp_dir",
             State::Idle => "idle",
             State::Running => "running",
+            State::Retrying => "trying again after an error",
             State::Stopping => "stopping",
             State::Stopped => "stopped",
         })
