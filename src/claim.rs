@@ -63,8 +63,6 @@ pub struct Claim {
     pub file: File,
     /// Which file it was before.
     pub identity: Identity,
-    /// The ctime that the claim gave it.
-    pub claimed: (i64, i64),
     /// It lies where it lay.
     pub in_place: bool,
 }
@@ -169,7 +167,6 @@ impl ScriptBin {
             return Ok(Claiming::Claimed(Claim {
                 name,
                 file,
-                claimed: identity.ctime,
                 identity,
                 in_place: true,
             }));
@@ -189,12 +186,10 @@ impl ScriptBin {
             claims.sync()?;
             self.dir.sync()?;
         }
-        let claimed = (look.ctime.secs, look.ctime.nanos);
         Ok(Claiming::Claimed(Claim {
             name,
             file,
             identity,
-            claimed,
             in_place: false,
         }))
     }
@@ -213,7 +208,6 @@ impl ScriptBin {
         Ok(Some(Claim {
             name: name.to_owned(),
             file,
-            claimed: identity.ctime,
             identity,
             in_place: false,
         }))

@@ -285,7 +285,6 @@ impl Workplace {
             cgroup: None,
             in_place: claim.in_place,
             unstarted: true,
-            claimed: claim.claimed,
         };
         (start, result)
     }

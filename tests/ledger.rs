@@ -34,7 +34,6 @@ fn start(run: u64, in_place: bool) -> Start {
         cgroup: None,
         in_place,
         unstarted: false,
-        claimed: (1, 0),
     }
 }
 

@@ -80,9 +80,6 @@ pub struct Start {
     /// It will not be started: only its result `not_started` is to be recorded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unstarted: bool,
-    /// The ctime of the claim, seconds and nanoseconds.
-    #[serde(default)]
-    pub claimed: (i64, i64),
 }
 
 /// Which file a script was when it was found.
@@ -146,6 +143,12 @@ impl Identity {
             _ => self.size == other.size && same_time(self.mtime, other.mtime),
         };
         self.name == other.name && self.inode == other.inode && known
+    }
+
+    /// Whether the file can be told from every other, earlier or later, that has its name.
+    #[must_use]
+    pub fn is_unmistakable(&self) -> bool {
+        self.inode != 0 && self.birth.is_some()
     }
 
     /// A short form, for the memory of what was run on a medium that cannot be written.

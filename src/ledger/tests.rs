@@ -27,7 +27,6 @@ fn start(run: u64, in_place: bool) -> Start {
         cgroup: None,
         in_place,
         unstarted: false,
-        claimed: (5, 6),
     }
 }
 

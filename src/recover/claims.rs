@@ -46,7 +46,11 @@ impl Recovery<'_> {
                     let attempt = start.attempt + u32::from(!start.unstarted);
                     resumed.push(Resumed { name, attempt });
                 }
-                Some((start, false)) if same_bytes(claims, &name, start).await => {
+                // One that can be told from every other file is the one that was started, whatever was written to it since.
+                Some((start, false))
+                    if start.identity.is_unmistakable()
+                        || same_bytes(claims, &name, start).await =>
+                {
                     undeleted |= !self.delete(&name);
                 }
                 Some((_, false)) | None => resumed.push(Resumed { name, attempt: 1 }),
@@ -89,7 +93,6 @@ impl Recovery<'_> {
         let start = Start {
             run,
             run_id: run_id(run, name),
-            claimed: identity.ctime,
             identity,
             sha256: String::new(),
             attempt: 1,

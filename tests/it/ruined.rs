@@ -394,3 +394,19 @@ fn application_that_turned_read_only_is_run_in_place_and_once() {
     assert_eq!(guest.witness(), ["a", "b"]);
     assert_eq!(guest.results().len(), 2);
 }
+
+#[test]
+fn claim_whose_bytes_were_changed_while_it_ran_is_not_started_again() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    killed(&guest);
+    sh(&format!(
+        "set -- '{}'/.gvad/*/a; echo '# more' >> \"$1\"",
+        guest.live().join("script-bin").display()
+    ));
+    guest.drain();
+    guest.drain();
+    assert_eq!(guest.witness(), ["a"]);
+    guest.assert_clean();
+}

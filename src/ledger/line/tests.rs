@@ -40,7 +40,6 @@ fn start(run: u64, name: &[u8]) -> Line {
         cgroup: Some("x".repeat(4096)),
         in_place: true,
         unstarted: true,
-        claimed: (i64::MIN, i64::MIN),
     })
 }
 
