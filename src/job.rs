@@ -185,7 +185,9 @@ impl Workplace {
             }
             other => other.context("syncing script-bin")?,
         }
-        self.ledger.settle().context("writing the ledger")?;
+        self.ledger
+            .settle(&self.script_bin.medium.id)
+            .context("writing the ledger")?;
         self.ledger.sync().context("syncing the ledger")
     }
 

@@ -51,7 +51,7 @@ fn what_was_run_in_place_is_known_after_the_ledger_was_written_anew() -> anyhow:
         ledger.make_room()?;
         ledger.start(start(run, run == 1))?;
         ledger.end(run, false)?;
-        ledger.settle()?;
+        ledger.settle("ext4-x")?;
         if inode()? != before {
             (before, anew) = (inode()?, anew + 1);
         }

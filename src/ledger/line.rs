@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::ScriptName;
 use crate::sys::dir::{Look, Stamp};
+use crate::sys::file::FILE_SYSTEM_ID;
 
 /// No line is longer, in bytes, and no more is ever written without a sync.
 pub const LONGEST_LINE: usize = 8192;
@@ -142,7 +143,17 @@ impl Identity {
             (Some(one), Some(other)) if self.inode != 0 => one == other,
             _ => self.size == other.size && same_time(self.mtime, other.mtime),
         };
-        self.name == other.name && self.inode == other.inode && known
+        self.same_medium(&other.medium)
+            && self.name == other.name
+            && self.inode == other.inode
+            && known
+    }
+
+    /// Whether it may be on this file system. The numbers by which directories in place go may change from one boot to the next, and tell nothing.
+    #[must_use]
+    pub fn same_medium(&self, medium: &str) -> bool {
+        let uncertain = |medium: &str| medium.starts_with(FILE_SYSTEM_ID);
+        self.medium == medium || uncertain(&self.medium) || uncertain(medium)
     }
 
     /// Whether the file can be told from every other, earlier or later, that has its name.

@@ -289,27 +289,32 @@ impl Ledger {
         Ok(())
     }
 
-    /// Says that the scripts of all finished runs are durably gone.
+    /// Says that the scripts of all finished runs on this medium are durably gone. What was run on another, which is not attached now, is
+    /// remembered: claims on it have not been looked at.
     ///
     /// # Errors
     /// As [`Ledger::start`].
-    pub fn settle(&mut self) -> io::Result<()> {
-        let owed = self
-            .unsettled
+    pub fn settle(&mut self, medium: &str) -> io::Result<()> {
+        let (here, elsewhere): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unsettled)
+            .into_iter()
+            .partition(|(start, _)| start.identity.same_medium(medium));
+        let owed = here
             .iter()
             .filter(|(_, again)| *again)
             .map(|(start, _)| start);
-        let oldest_open = self
-            .unfinished
-            .iter()
-            .chain(owed)
-            .map(|start| start.run)
-            .min();
-        let run = oldest_open.unwrap_or(self.next_run).saturating_sub(1);
+        let open = self.unfinished.iter().chain(owed).map(|start| start.run);
+        let run = open.min().unwrap_or(self.next_run).saturating_sub(1);
+        self.unsettled = here;
         if run > self.settled {
-            self.append(&Line::Settled { run })?;
             self.note(Line::Settled { run });
+            if elsewhere.is_empty() {
+                return self.append(&Line::Settled { run });
+            }
+            // All in one: a line that forgets must not reach the disk without those that remember.
+            self.unsettled.splice(0..0, elsewhere);
+            return self.write_anew();
         }
+        self.unsettled.splice(0..0, elsewhere);
         Ok(())
     }
 

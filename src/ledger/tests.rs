@@ -42,7 +42,7 @@ fn what_was_noted_is_there_when_it_is_opened_again() {
             ledger.end(run, run == 4).unwrap();
         }
     }
-    ledger.settle().unwrap();
+    ledger.settle("ext4-x").unwrap();
     drop(ledger);
     let again = open(base.path());
     assert!(again.set_aside.is_none());
@@ -82,7 +82,7 @@ fn a_full_ledger_is_written_anew_and_loses_nothing_that_matters() {
             ledger.end(run, false).unwrap();
         }
         if run % 256 == 0 {
-            ledger.settle().unwrap();
+            ledger.settle("ext4-x").unwrap();
         }
     }
     drop(ledger);

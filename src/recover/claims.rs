@@ -175,7 +175,8 @@ impl Recovery<'_> {
             .map(|(start, _)| start.clone())
             .collect();
         for start in owed {
-            let Some(name) = start.identity.name.file_name() else {
+            let here = start.identity.same_medium(&self.script_bin.medium.id);
+            let Some(name) = start.identity.name.file_name().filter(|_| here) else {
                 continue;
             };
             let claimed = resumed.iter().any(|resumed| resumed.name == name);

@@ -76,7 +76,9 @@ impl Recovery<'_> {
             other => other.map(|()| true).context("syncing script-bin")?,
         };
         if writable && resumed.is_empty() && !undeleted && self.script_bin.settles(self.ledger) {
-            self.ledger.settle().context("writing the ledger")?;
+            self.ledger
+                .settle(&self.script_bin.medium.id)
+                .context("writing the ledger")?;
         }
         self.ledger.sync().context("syncing the ledger")?;
         Ok((resumed, results, undeleted))

@@ -163,10 +163,16 @@ pub fn room(file: impl AsFd) -> io::Result<Room> {
     })
 }
 
+/// Every [`file_system_id`] begins so.
+pub const FILE_SYSTEM_ID: &str = "fsid-";
+
 /// The file system's own identifier, for those whose superblock nobody has read (directories used in place).
 ///
 /// # Errors
 /// Those of fstatvfs(3).
 pub fn file_system_id(file: impl AsFd) -> io::Result<String> {
-    Ok(format!("fsid-{:x}", fstatvfs(file)?.filesystem_id()))
+    Ok(format!(
+        "{FILE_SYSTEM_ID}{:x}",
+        fstatvfs(file)?.filesystem_id()
+    ))
 }

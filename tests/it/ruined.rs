@@ -263,19 +263,36 @@ fn application_image_named_as_output_too_is_refused_with_the_cure() {
 }
 
 #[test]
-fn mounts_of_a_killed_gvad_do_not_hinder_another_image() {
+fn killed_gvad_and_another_image_between_forget_nothing_and_leave_nothing() {
     let Some(guest) = Guest::with_output_image() else {
         return;
     };
-    guest.script("a", TELL);
-    let daemon = guest.daemon();
-    daemon.wait_result("a");
-    daemon.kill();
+    // Two images of one directory, made in one second: only their UUIDs tell them apart.
+    guest.script("a", STAY);
     fs::copy(guest.path("app.img"), guest.path("other.img")).unwrap();
+    sh(&format!(
+        "tune2fs -f -U random '{}' >&2",
+        guest.text("other.img")
+    ));
+    let daemon = guest.daemon();
+    wait_until("it runs", || guest.witness() == ["a"]);
+    daemon.kill();
+    let first = guest.text("app.img");
     guest.set("application.source", guest.text("other.img"));
-    let ended = run(&mut guest.gvad(&["drain"]));
-    assert_eq!(ended.code, Some(0), "{ended}");
-    guest.assert_clean();
+    guest.set("run.timeout", "300ms");
+    guest.drain();
+    assert_eq!(
+        guest.witness(),
+        ["a", "a"],
+        "the other image's script is another"
+    );
+    guest.assert_unmounted();
+    guest.set("application.source", first);
+    guest.drain();
+    guest.drain();
+    assert_eq!(guest.witness(), ["a", "a"], "the first was started already");
+    assert_eq!(guest.results().len(), 2);
+    guest.assert_unmounted();
 }
 
 #[test]
