@@ -235,16 +235,18 @@ impl ScriptBin {
         self.claims.is_some() || ledger.unsettled.iter().all(|(start, _)| start.in_place)
     }
 
-    /// Makes the deletes durable.
+    /// Makes the deletes durable. False if an error made the image read-only: nothing on it changes any more, and nothing may be forgotten.
     ///
     /// # Errors
-    /// Those of fsync(2).
-    pub fn sync(&self) -> io::Result<()> {
-        if let Some(claims) = &self.claims {
-            claims.sync()?;
-            self.dir.sync()?;
+    /// Others of fsync(2).
+    pub fn sync(&self) -> io::Result<bool> {
+        let Some(claims) = &self.claims else {
+            return Ok(true);
+        };
+        match claims.sync().and_then(|()| self.dir.sync()) {
+            Err(err) if err.kind() == io::ErrorKind::ReadOnlyFilesystem => Ok(false),
+            other => other.map(|()| true),
         }
-        Ok(())
     }
 
     /// Removes the directories of claims if no claim is in them, so that the image looks as it did.

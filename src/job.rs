@@ -82,18 +82,15 @@ impl Workplace {
             Ok(true) => return Ok(JobEnd::Nothing),
             Err(err) => return Ok(JobEnd::PassedOver(format!("it was run already: {err}"))),
         }
-        if let Some(blocked) = stage::no_room(&ctx.config().run.temp_dir, opened.identity.size) {
-            return Ok(JobEnd::Blocked(State::WaitingForTempDir, blocked));
-        }
         let mut marks = self.ledger.unsettled.iter();
         if marks.any(|(start, _)| start.identity.same_file(&opened.identity)) {
             // The same file was run and is handed over again: the old mark must not be taken for one of the new claim.
             self.settle()?;
         }
         let attempt = self.ledger.next_attempt(&opened.identity);
-        let prepared = match self.prepare(name)? {
+        let prepared = match self.prepare(ctx, name, opened.identity.size)? {
             Ok(prepared) => prepared,
-            Err(full) => return Ok(JobEnd::Blocked(State::WaitingForOutput, full)),
+            Err(blocked) => return Ok(blocked),
         };
         let claiming = self.script_bin.claim(opened);
         let end = match claiming.with_context(|| format!("claiming {}", shown(name)))? {
@@ -133,9 +130,9 @@ impl Workplace {
             Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(JobEnd::Nothing),
             Err(err) => return Ok(JobEnd::PassedOver(format!("opening its claim: {err}"))),
         };
-        match self.prepare(name)? {
+        match self.prepare(ctx, name, claim.identity.size)? {
             Ok(prepared) => self.carry_out(ctx, claim, prepared, attempt).await,
-            Err(full) => Ok(JobEnd::Blocked(State::WaitingForOutput, full)),
+            Err(blocked) => Ok(blocked),
         }
     }
 
@@ -177,13 +174,9 @@ impl Workplace {
         if self.undeleted || self.went_read_only || !self.script_bin.settles(&self.ledger) {
             return Ok(());
         }
-        match self.script_bin.sync() {
-            // An error made it read-only under us. Nothing on it changes any more, and nothing may be forgotten.
-            Err(err) if err.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-                self.went_read_only = true;
-                return Ok(());
-            }
-            other => other.context("syncing script-bin")?,
+        if !self.script_bin.sync().context("syncing script-bin")? {
+            self.went_read_only = true;
+            return Ok(());
         }
         self.ledger
             .settle(&self.script_bin.medium.id)
@@ -191,7 +184,16 @@ impl Workplace {
         self.ledger.sync().context("syncing the ledger")
     }
 
-    fn prepare(&mut self, name: &OsStr) -> anyhow::Result<Result<Prepared, String>> {
+    /// Makes the run directory, if there is room for the run in temp_dir and on the output image; what blocks it, if not.
+    fn prepare(
+        &mut self,
+        ctx: &Context,
+        name: &OsStr,
+        size: u64,
+    ) -> anyhow::Result<Result<Prepared, JobEnd>> {
+        if let Some(blocked) = stage::no_room(&ctx.config().run.temp_dir, size) {
+            return Ok(Err(JobEnd::Blocked(State::WaitingForTempDir, blocked)));
+        }
         if !self.ledger.in_place().context("looking at the ledger")? {
             anyhow::bail!(
                 "the ledger on the output image was removed or replaced by somebody else"
@@ -203,7 +205,10 @@ impl Workplace {
             .and_then(|()| self.output.prepare(self.ledger.next_run(), name));
         match prepared {
             Ok(prepared) => Ok(Ok(prepared)),
-            Err(err) if is_full(&err) => Ok(Err(format!("the output image is full: {err}"))),
+            Err(err) if is_full(&err) => {
+                let full = format!("the output image is full: {err}");
+                Ok(Err(JobEnd::Blocked(State::WaitingForOutput, full)))
+            }
             Err(err) => Err(err).context("preparing a run directory on the output image"),
         }
     }

@@ -246,7 +246,8 @@ impl OutputDir {
 }
 
 /// Whether an error tells of something that stands in the way, not of a disk that fails or is full.
-fn is_ruined(err: &io::Error) -> bool {
+#[must_use]
+pub fn is_ruined(err: &io::Error) -> bool {
     matches!(
         err.kind(),
         io::ErrorKind::NotFound
@@ -267,12 +268,6 @@ pub fn is_full(err: &io::Error) -> bool {
         err.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
-}
-
-/// Whether an error tells of a disk that fails or is full.
-#[must_use]
-pub fn is_failing(err: &io::Error) -> bool {
-    !is_ruined(err)
 }
 
 /// After a failed sync nobody knows what is on the disk, and a second one that succeeds proves nothing (fsync(2)): it must not look like an error that

@@ -1,7 +1,7 @@
 //! Finding what a source names among what is attached. Nothing is mounted here.
 
 use std::ffi::OsStr;
-use std::fs::{self};
+use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};

@@ -163,9 +163,7 @@ impl Image {
         info!(role = %self.role, at = %self.path.display(), "unmounted");
         Ok(())
     }
-}
 
-impl Image {
     /// An unmounted file system lives on while another mount namespace, made while it was mounted, shows it too; then the device is still in
     /// use, and its journal may not have been emptied.
     async fn wait_until_free(&self) {

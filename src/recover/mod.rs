@@ -70,12 +70,8 @@ impl Recovery<'_> {
             undeleted |= self.report_foreign(&mut results)?;
         }
         // Only what is durably claimed may be resumed: its next start mark names it as a claim.
-        let writable = match self.script_bin.sync() {
-            // An error made it read-only. Nothing on it changes any more, and nothing may be forgotten.
-            Err(err) if err.kind() == io::ErrorKind::ReadOnlyFilesystem => false,
-            other => other.map(|()| true).context("syncing script-bin")?,
-        };
-        if writable && resumed.is_empty() && !undeleted && self.script_bin.settles(self.ledger) {
+        let synced = self.script_bin.sync().context("syncing script-bin")?;
+        if synced && resumed.is_empty() && !undeleted && self.script_bin.settles(self.ledger) {
             self.ledger
                 .settle(&self.script_bin.medium.id)
                 .context("writing the ledger")?;
@@ -244,7 +240,7 @@ impl Recovery<'_> {
     fn remove_directory(&self, run_id: &OsStr) -> anyhow::Result<()> {
         match record::remove_unstarted(self.output.gvad(), run_id) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(err) if !record::is_failing(&err) => {
+            Err(err) if record::is_ruined(&err) => {
                 warn!(
                     "{} belongs to no run that was started, and cannot be removed: {err}; it is left",
                     shown(run_id)

@@ -19,7 +19,7 @@ use crate::capture::Capture;
 use crate::explain::explain;
 use crate::sys::cgroup::{Cgroup, Parent};
 use crate::sys::dir::{Dir, Look};
-use crate::sys::process::{self};
+use crate::sys::process;
 use crate::sys::ready;
 use crate::sys::spawn::{self, Child, NotStarted, Program, Step};
 use supervise::Running;
@@ -188,7 +188,7 @@ impl Ready {
         {
             warn!("becoming the parent of orphans: {err}");
         }
-        let ooms = self.oom_kills();
+        let ooms = oom_kills(self.cgroup.as_ref());
         let started = Instant::now();
         let started_at = SystemTime::now();
         let child = match self.spawn(runner) {
@@ -254,11 +254,11 @@ impl Ready {
             Step::Execute => explain(Path::new(OsStr::from_bytes(self.program.as_bytes())), error),
         }
     }
+}
 
-    fn oom_kills(&self) -> Option<u64> {
-        self.cgroup
-            .as_ref()
-            .and_then(Cgroup::oom_kills)
-            .or_else(process::oom_kills)
-    }
+/// How many processes the OOM killer has ended: in the group, or where that is not counted, in the machine.
+fn oom_kills(cgroup: Option<&Cgroup>) -> Option<u64> {
+    cgroup
+        .and_then(Cgroup::oom_kills)
+        .or_else(process::oom_kills)
 }

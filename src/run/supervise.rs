@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use super::{Limits, remove_group};
+use super::{Limits, oom_kills, remove_group};
 use crate::capture::{Capture, Captured};
 use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::stop::Stop;
@@ -68,11 +68,7 @@ impl Running {
             both,
         )
         .await;
-        let ooms = self
-            .cgroup
-            .as_ref()
-            .and_then(Cgroup::oom_kills)
-            .or_else(process::oom_kills);
+        let ooms = oom_kills(self.cgroup.as_ref());
         let oom = matches!((self.ooms, ooms), (Some(before), Some(after)) if after > before);
         let (user, system) = self.cpu_time(&reaped);
         result.started_at = Some(timestamp(self.started_at));

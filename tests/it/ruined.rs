@@ -427,3 +427,25 @@ fn claim_whose_bytes_were_changed_while_it_ran_is_not_started_again() {
     assert_eq!(guest.witness(), ["a"]);
     guest.assert_clean();
 }
+
+#[test]
+fn full_temp_dir_uses_up_no_script_that_was_claimed_before() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.set("run.on_interrupted", "rerun");
+    guest.set("run.timeout", "300ms");
+    killed(&guest);
+    let state = guest.text("state");
+    sh(&format!(
+        "mount -t tmpfs -o size=1m tmpfs '{state}'; head -c 1000000 /dev/zero > '{state}/fill'"
+    ));
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert!(ended.stderr.contains("is full"), "{ended}");
+    assert_eq!(guest.results().len(), 1, "the interrupted attempt only");
+    sh(&format!("rm '{state}/fill'"));
+    guest.drain();
+    assert_eq!(guest.witness(), ["a", "a"]);
+    sh(&format!("umount '{state}'"));
+}
