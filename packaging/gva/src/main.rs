@@ -1,0 +1,3 @@
+//! gva: makes, runs and packs Grid Virtual Appliances.
+
+fn main() {}
