@@ -19,6 +19,7 @@ use crate::run::Runner;
 use crate::session::{self, Carried, Ended};
 use crate::status::{Board, State};
 use crate::stop::{self, Stopper};
+use crate::surroundings::limits;
 use crate::sys::dir::Dir;
 use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
 use crate::sys::{file, process};
@@ -159,13 +160,17 @@ impl Reload {
                 let fixed = new.application != old.application
                     || new.data != old.data
                     || new.output != old.output
-                    || new.run.temp_dir != old.run.temp_dir;
+                    || new.run.temp_dir != old.run.temp_dir
+                    || group_limits(&new) != group_limits(&old);
                 if fixed {
                     warn!(
-                        "changes to [application], [data], [output] and run.temp_dir take effect when gvad is started again"
+                        "changes to [application], [data], [output], run.temp_dir, run.memory_max, run.tasks_max and run.cpu_weight take effect when gvad is started again"
                     );
                     (new.application, new.data) = (old.application.clone(), old.data.clone());
                     (new.output, new.run.temp_dir) = (old.output.clone(), old.run.temp_dir.clone());
+                    (new.run.memory_max, new.run.tasks_max) =
+                        (old.run.memory_max, old.run.tasks_max);
+                    new.run.cpu_weight = old.run.cpu_weight;
                 }
                 info!("the configuration was read again");
                 self.sender.send_replace(Rc::new(new));
@@ -174,6 +179,12 @@ impl Reload {
         }
         systemd::ready();
     }
+}
+
+/// What is set up once, for the control groups of all scripts.
+fn group_limits(config: &Config) -> (u64, u64, u64) {
+    let limits = limits(config);
+    (limits.memory, limits.tasks, limits.cpu_weight)
 }
 
 struct Process {
@@ -191,6 +202,8 @@ impl Process {
         temp_dir: &TempDir,
     ) -> anyhow::Result<Process> {
         let boot_id = process::boot_id().context("reading the boot id")?;
+        let runner =
+            Runner::new(&temp_dir.dir, limits(&config)).context("preparing to run scripts")?;
         let (sender, receiver) = watch::channel(Rc::new(config));
         let (stopper, stop) = stop::pair();
         // Without the socket only `gvad status` is missing.
@@ -205,7 +218,7 @@ impl Process {
                 board,
                 mode,
                 boot_id,
-                runner: Runner::new(&temp_dir.dir).context("preparing to run scripts")?,
+                runner,
             },
             stopper: Rc::new(stopper),
             reload: Reload { origin, sender },

@@ -28,6 +28,9 @@ pub fn limits(config: &Config) -> Limits {
         grace: config.run.stop_grace.0,
         output: config.run.output_limit.0,
         end_tree: config.run.leftovers == Leftovers::Kill,
+        memory: config.run.memory_max.0,
+        tasks: config.run.tasks_max,
+        cpu_weight: config.run.cpu_weight,
     }
 }
 

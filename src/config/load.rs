@@ -12,6 +12,8 @@ use crate::source::{Source, is_share};
 
 /// The largest configuration file that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
+/// The largest `cpu.weight`. cgroup-v2.rst
+const HEAVIEST: u64 = 10_000;
 /// The shortest time between two looks; less would only burn the processor.
 const SHORTEST_POLL: std::time::Duration = std::time::Duration::from_millis(10);
 
@@ -195,6 +197,9 @@ fn check(config: &mut Config) -> Result<(), Complaint> {
     }
     if run.max_attempts == 0 {
         return Err(complaint("run.max_attempts", "must be at least 1"));
+    }
+    if run.cpu_weight > HEAVIEST {
+        return Err(complaint("run.cpu_weight", "must be from 1 to 10000, or 0"));
     }
     for (name, value) in environment {
         check_variable(name, value)

@@ -125,6 +125,12 @@ pub struct Run {
     pub on_interrupted: OnInterrupted,
     /// How often a script is started at most, with `rerun`.
     pub max_attempts: u32,
+    /// Bytes of memory that the processes of a script may use together; 0 is without limit.
+    pub memory_max: Size,
+    /// How many processes and threads a script may have; 0 is without limit.
+    pub tasks_max: u64,
+    /// The share of processor time, from 1 to 10000, where others want some too; 0 leaves it as the kernel has it.
+    pub cpu_weight: u64,
     /// Where private temporary directories are made.
     pub temp_dir: PathBuf,
     /// Where a script starts.
@@ -264,6 +270,9 @@ impl Default for Run {
             leftovers: Leftovers::Kill,
             on_interrupted: OnInterrupted::Report,
             max_attempts: 3,
+            memory_max: Size(0),
+            tasks_max: 0,
+            cpu_weight: 0,
             temp_dir: "/var/lib/gvad".into(),
             working_directory: WorkingDirectory::Application,
         }

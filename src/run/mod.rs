@@ -13,6 +13,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::{Context as _, bail};
 use tracing::warn;
 
 use crate::capture::Capture;
@@ -23,6 +24,9 @@ use crate::sys::process;
 use crate::sys::ready;
 use crate::sys::spawn::{self, Child, NotStarted, Program, Step};
 use supervise::Running;
+
+/// The control group of gvad itself, beside those of the scripts, where they are limited.
+const SUPERVISOR: &str = "supervisor";
 
 /// What every run needs and none changes.
 #[derive(Debug)]
@@ -44,6 +48,25 @@ pub struct Limits {
     pub output: u64,
     /// Processes that outlive the script are ended.
     pub end_tree: bool,
+    /// Bytes of memory of the whole tree; 0: no limit.
+    pub memory: u64,
+    /// Processes and threads of the whole tree; 0: no limit.
+    pub tasks: u64,
+    /// Share of processor time; 0: the kernel's default.
+    pub cpu_weight: u64,
+}
+
+impl Limits {
+    /// What has to be written where in the control group, and the controllers that this takes.
+    fn settings(self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+        [
+            ("memory", "memory.max", self.memory),
+            ("pids", "pids.max", self.tasks),
+            ("cpu", "cpu.weight", self.cpu_weight),
+        ]
+        .into_iter()
+        .filter(|(_, _, limit)| *limit > 0)
+    }
 }
 
 /// Everything that can fail has been made; nothing has been started.
@@ -61,10 +84,15 @@ impl Runner {
     /// Finds what there is of control groups. The groups of this gvad are named after its `temp_dir`, which no other gvad has.
     ///
     /// # Errors
-    /// `/proc` or `/dev/null` is not there.
-    pub fn new(temp_dir: &Dir) -> io::Result<Runner> {
+    /// `/proc` or `/dev/null` is not there; a limit of `limits` cannot be set on this machine.
+    pub fn new(temp_dir: &Dir, limits: Limits) -> anyhow::Result<Runner> {
         let own = Look::at(temp_dir)?;
         let parent = crate::sys::cgroup::own()?;
+        let controllers: Vec<_> = limits.settings().map(|(name, _, _)| name).collect();
+        if !controllers.is_empty() {
+            enable(parent.as_ref(), &controllers)
+                .context("preparing run.memory_max, run.tasks_max or run.cpu_weight")?;
+        }
         if parent.is_none() {
             warn!(
                 "no cgroup v2 is mounted: processes that leave a script's tree are found by their parent instead"
@@ -115,13 +143,17 @@ impl Runner {
         directory: &Path,
         environment: &[(OsString, OsString)],
     ) -> io::Result<Ready> {
-        let cgroup = self.parent.as_ref().and_then(|parent| {
+        let mut cgroup = self.parent.as_ref().and_then(|parent| {
             let made = self.make_group(parent, run);
             made.map_err(|err| {
                 warn!("making a control group for run {run}: {err}; the script runs without")
             })
             .ok()
         });
+        if let Err(err) = limit(cgroup.as_ref(), limits) {
+            remove_group(cgroup.take());
+            return Err(err);
+        }
         let environment = environment.iter().map(|(name, value)| {
             let mut variable = name.as_bytes().to_vec();
             variable.push(b'=');
@@ -153,6 +185,45 @@ impl Runner {
             }
         }
     }
+}
+
+/// Makes the controllers available to the groups of scripts. No process may then be in the group above them, so this one goes into a group of its own.
+fn enable(parent: Option<&Parent>, controllers: &[&str]) -> anyhow::Result<()> {
+    let Some(parent) = parent else {
+        bail!("there is no cgroup v2, which sets these limits");
+    };
+    let path = parent.path().display();
+    let there = parent
+        .controllers()
+        .with_context(|| format!("looking at {path}"))?;
+    if let Some(missing) = controllers.iter().find(|name| !there.contains(**name)) {
+        bail!(
+            "the control group {path} has no {missing} controller: a unit needs Delegate=yes, and the kernel cgroup v2 alone"
+        );
+    }
+    parent
+        .move_into(SUPERVISOR)
+        .with_context(|| format!("moving gvad into {path}/{SUPERVISOR}"))?;
+    parent.enable(controllers).with_context(|| {
+        format!(
+            "enabling {} in {path}: is gvad alone in it, as its unit makes it?",
+            controllers.join(", ")
+        )
+    })
+}
+
+fn limit(cgroup: Option<&Cgroup>, limits: Limits) -> io::Result<()> {
+    for (_, file, value) in limits.settings() {
+        let Some(cgroup) = cgroup else {
+            return Err(io::Error::other(
+                "it cannot be limited without a control group",
+            ));
+        };
+        cgroup.set(file, value).map_err(|err| {
+            io::Error::new(err.kind(), format!("setting {file} to {value}: {err}"))
+        })?;
+    }
+    Ok(())
 }
 
 fn remove_group(cgroup: Option<Cgroup>) {

@@ -70,6 +70,7 @@ impl Running {
         .await;
         let ooms = oom_kills(self.cgroup.as_ref());
         let oom = matches!((self.ooms, ooms), (Some(before), Some(after)) if after > before);
+        let limited = limited(self.cgroup.as_ref(), limits);
         let (user, system) = self.cpu_time(&reaped);
         result.started_at = Some(timestamp(self.started_at));
         result.finished_at = Some(timestamp(finished_at));
@@ -77,7 +78,10 @@ impl Running {
         result.user_cpu_ms = Some(millis(user));
         result.system_cpu_ms = Some(millis(system));
         result.max_rss_kib = Some(reaped.max_rss_kib);
-        judge(result, reaped.end, why, oom, limits);
+        judge(result, reaped.end, why, oom && limited.is_none(), limits);
+        if let Some(reason) = limited {
+            add_reason(result, reason);
+        }
         let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
         note_output(result, &stdout, &stderr);
         let kept = self
@@ -238,11 +242,38 @@ fn note_output(result: &mut RunResult, stdout: &Captured, stderr: &Captured) {
     (result.stderr_bytes, result.stderr_truncated) = (stderr.seen, stderr.truncated);
     for (name, stream) in [("stdout", stdout), ("stderr", stderr)] {
         if let Some(error) = &stream.error {
-            let more = format!("{name} could not be kept whole: {error}");
-            result.reason = Some(match result.reason.take() {
-                Some(reason) => format!("{reason}; {more}"),
-                None => more,
-            });
+            add_reason(result, format!("{name} could not be kept whole: {error}"));
         }
+    }
+}
+
+fn add_reason(result: &mut RunResult, more: String) {
+    result.reason = Some(match result.reason.take() {
+        Some(reason) => format!("{reason}; {more}"),
+        None => more,
+    });
+}
+
+/// Which limits its processes came up against, by the counters of its own control group.
+fn limited(cgroup: Option<&Cgroup>, limits: Limits) -> Option<String> {
+    let killed = cgroup
+        .and_then(Cgroup::oom_kills)
+        .filter(|_| limits.memory > 0);
+    let refused = cgroup
+        .and_then(Cgroup::refused_forks)
+        .filter(|_| limits.tasks > 0);
+    let memory = killed.filter(|count| *count > 0).map(|count| {
+        let limit = crate::units::Size(limits.memory);
+        format!("the kernel's OOM killer ended {count} of its processes: they used more than run.memory_max, {limit}")
+    });
+    let tasks = refused.filter(|count| *count > 0).map(|count| {
+        format!(
+            "{count} times it was refused another process or thread: it had run.tasks_max, {}",
+            limits.tasks
+        )
+    });
+    match (memory, tasks) {
+        (Some(memory), Some(tasks)) => Some(format!("{memory}; {tasks}")),
+        (memory, tasks) => memory.or(tasks),
     }
 }

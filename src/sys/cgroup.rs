@@ -2,6 +2,7 @@
 //!
 //! Relies on the kernel's Documentation/admin-guide/cgroup-v2.rst; `cgroup.kill` came with Linux 5.14.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -51,6 +52,43 @@ pub fn own() -> io::Result<Option<Parent>> {
 }
 
 impl Parent {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The controllers that can be enabled here.
+    ///
+    /// # Errors
+    /// Those of reading `cgroup.controllers`.
+    pub fn controllers(&self) -> io::Result<HashSet<String>> {
+        let text = fs::read_to_string(self.path.join("cgroup.controllers"))?;
+        Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
+    }
+
+    /// Moves this process into the group `name` here, which is made if need be.
+    ///
+    /// # Errors
+    /// Those of mkdir(2), and of writing `cgroup.procs`.
+    pub fn move_into(&self, name: &str) -> io::Result<()> {
+        let path = self.path.join(name);
+        match fs::create_dir(&path) {
+            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
+            _ => {}
+        }
+        fs::write(path.join("cgroup.procs"), "0")
+    }
+
+    /// Lets the groups here have these controllers.
+    ///
+    /// # Errors
+    /// `EBUSY`: a process is in this group itself ("no internal processes").
+    pub fn enable(&self, controllers: &[&str]) -> io::Result<()> {
+        let words: Vec<_> = controllers.iter().map(|name| format!("+{name}")).collect();
+        fs::write(self.path.join("cgroup.subtree_control"), words.join(" "))
+    }
+
     /// The groups here whose names begin with `prefix`.
     ///
     /// # Errors
@@ -171,6 +209,20 @@ impl Cgroup {
     #[must_use]
     pub fn oom_kills(&self) -> Option<u64> {
         self.number("memory.events", "oom_kill").ok().flatten()
+    }
+
+    /// How often one of its processes was refused another process, for `pids.max`; `None` without that controller.
+    #[must_use]
+    pub fn refused_forks(&self) -> Option<u64> {
+        self.number("pids.events", "max").ok().flatten()
+    }
+
+    /// Sets a limit, such as `memory.max`.
+    ///
+    /// # Errors
+    /// `ENOENT`: its controller is not enabled; `EINVAL`, `ERANGE`: the value.
+    pub fn set(&self, file: &str, value: u64) -> io::Result<()> {
+        fs::write(self.path.join(file), value.to_string())
     }
 
     fn number(&self, file: &str, key: &str) -> io::Result<Option<u64>> {

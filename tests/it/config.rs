@@ -75,6 +75,9 @@ output_limit = "64MiB"
 leftovers = "kill"
 on_interrupted = "report"
 max_attempts = 3
+memory_max = "0B"
+tasks_max = 0
+cpu_weight = 0
 temp_dir = "/var/lib/gvad"
 working_directory = "application"
 [environment]
@@ -152,6 +155,10 @@ fn wrong_values_name_file_line_and_key() {
         ("run", "leftovers = \"spare\""),
         ("run", "on_interrupted = \"retry\""),
         ("run", "max_attempts = 0"),
+        ("run", "memory_max = 64"),
+        ("run", "memory_max = \"some\""),
+        ("run", "tasks_max = -1"),
+        ("run", "cpu_weight = 10001"),
         ("run", "max_attempts = -1"),
         ("run", "max_attempts = \"3\""),
         ("run", "working_directory = \"/tmp\""),
@@ -376,4 +383,34 @@ fn log_level_decides_what_is_logged() {
         lines[0] == 0 && lines[0] < lines[1] && lines[1] <= lines[2],
         "{lines:?}"
     );
+}
+
+#[test]
+fn limits_that_the_machine_cannot_set_are_said_before_anything_is_run() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    // The hybrid hierarchy of a development machine has these controllers in version 1; the tests in virtual machines set them.
+    let controllers = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers");
+    if !controllers.is_ok_and(|names| !names.contains("memory") && !names.contains("pids")) {
+        return println!("skipped: this machine's cgroup v2 has the memory and pids controllers");
+    }
+    guest.script("a", "#!/bin/sh\n");
+    for (key, value, controller) in [
+        ("run.memory_max", "64MiB".into(), "memory"),
+        ("run.tasks_max", toml::Value::Integer(10), "pids"),
+    ] as [(&str, toml::Value, &str); 2]
+    {
+        guest.set(key, value);
+        let ended = guest.drain();
+        assert_eq!(ended.code, Some(2), "{ended}");
+        assert!(
+            ended
+                .stderr
+                .contains(&format!("has no {controller} controller")),
+            "{ended}"
+        );
+        assert_eq!(guest.waiting(), ["a"]);
+        guest.unset(key);
+    }
 }
