@@ -1,3 +1,38 @@
-//! gva: makes, runs and packs Grid Virtual Appliances.
+//! gva: makes, runs and packs Grid Virtual Appliances. Parses the command line, calls, prints, sets the exit status.
+#![expect(dead_code, reason = "the commands that use it come next")]
 
-fn main() {}
+mod cli;
+mod say;
+
+mod ova;
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(err) if err.use_stderr() => return say::failed(&cli::one_line(&err)),
+        Err(help) => return say::help(&help),
+    };
+    match dispatch(&cli.command) {
+        Ok(code) => code,
+        Err(err) => say::failed(&format!("{err:#}")),
+    }
+}
+
+fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Pack(args) => ova::pack(args),
+        Command::Check(args) => ova::check(args),
+        Command::Image(_)
+        | Command::Run(_)
+        | Command::Submit(_)
+        | Command::Eject(_)
+        | Command::Results(_) => bail!("not there yet"),
+    }
+}

@@ -1,0 +1,36 @@
+//! What gva says beside its results: complaints and warnings, each one line on standard error.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Some script did not succeed.
+pub(crate) const SCRIPT_FAILED: u8 = 1;
+/// gva or the appliance itself failed.
+pub(crate) const FAILED: u8 = 2;
+/// The time given was over.
+pub(crate) const TIMED_OUT: u8 = 3;
+
+/// A complaint, and the exit status that goes with it.
+pub(crate) fn failed(text: &str) -> ExitCode {
+    warn(text);
+    ExitCode::from(FAILED)
+}
+
+/// One line to standard error, whatever names the text quotes.
+pub(crate) fn warn(text: &str) {
+    // Nobody may be listening; the exit status says the rest.
+    let _ = writeln!(io::stderr(), "gva: {}", one_line(text));
+}
+
+/// The text without what moves a terminal's cursor.
+pub(crate) fn one_line(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(clean).collect()
+}
+
+/// Help and version, on standard output.
+pub(crate) fn help(text: &clap::Error) -> ExitCode {
+    // Whoever closed the pipe has read enough.
+    let _ = write!(io::stdout(), "{text}");
+    ExitCode::SUCCESS
+}
