@@ -23,7 +23,7 @@ use crate::surroundings::limits;
 use crate::sys::dir::Dir;
 use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
 use crate::sys::{file, process};
-use crate::{control, systemd};
+use crate::{control, poweroff, systemd};
 
 /// After a session that failed, the next is tried so soon; the pauses double.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -65,9 +65,9 @@ pub fn run(origin: Origin, config: Config, mode: Mode) -> anyhow::Result<bool> {
     });
     // A mount that hangs in the kernel must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    let (all_succeeded, poweroff) = done?;
-    if poweroff {
-        power_off()?;
+    let (all_succeeded, power_off) = done?;
+    if power_off {
+        poweroff::power_off()?;
     }
     Ok(all_succeeded)
 }
@@ -296,24 +296,4 @@ async fn sessions(ctx: &Context) -> anyhow::Result<Ended> {
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-/// Asks systemd to power the machine off; if it cannot be asked, the hard way, which is safe now: everything is unmounted.
-fn power_off() -> anyhow::Result<()> {
-    info!("nothing is left to do: powering off");
-    for arguments in [
-        &["poweroff"][..],
-        &["poweroff", "--force"],
-        &["poweroff", "--force", "--force"],
-    ] {
-        match std::process::Command::new("systemctl")
-            .args(arguments)
-            .status()
-        {
-            Ok(status) if status.success() => return Ok(()),
-            Ok(status) => error!("systemctl {}: {status}", arguments.join(" ")),
-            Err(err) => error!("starting systemctl {}: {err}", arguments.join(" ")),
-        }
-    }
-    bail!("the machine could not be powered off")
 }

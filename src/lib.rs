@@ -24,6 +24,7 @@ pub mod units;
 pub mod context;
 pub mod control;
 pub mod daemon;
+pub mod poweroff;
 pub mod report;
 pub mod status;
 pub mod stop;

@@ -13,6 +13,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod partition;
 pub mod pipe;
+pub mod power;
 pub mod process;
 pub mod ready;
 pub mod spawn;
