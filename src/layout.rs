@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Wait};
 use crate::context::Context;
 use crate::image::{Image, Register, Role, Wanted, attach};
-use crate::status::{ImageStatus, State};
+use crate::status::State;
 use crate::surroundings::Places;
 use crate::sys::dir::Dir;
 
@@ -31,7 +31,7 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 
 /// What waiting for an image came to.
 enum Waited {
-    There(Image),
+    There(Box<Image>),
     Absent,
     Stopped,
 }
@@ -62,9 +62,8 @@ impl Layout {
             }
             match wait_for(ctx, &config, &wanted, since).await? {
                 Waited::There(image) => {
-                    ctx.board
-                        .update(|status| status.images.push(ImageStatus::of(&image)));
-                    self.images.push(image);
+                    ctx.board.mounted(&image);
+                    self.images.push(*image);
                 }
                 Waited::Absent => {
                     info!(role = %wanted.role, source = wanted.source, "no such image: doing without")
@@ -170,7 +169,7 @@ async fn wait_for(
                     true,
                 )
             }
-            Some(image) => return Ok(Waited::There(image)),
+            Some(image) => return Ok(Waited::There(Box::new(image))),
             None => (format!("no {} image {}", wanted.role, wanted.source), false),
         };
         let over = limit.is_some_and(|limit| since.elapsed() >= limit);

@@ -98,6 +98,12 @@ pub struct ImageStatus {
     pub fstype: String,
     /// It cannot be written.
     pub read_only: bool,
+    /// The kernel's number of the disk, which no other disk of this boot has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diskseq: Option<u64>,
+    /// The disk's serial number, where it has one. By it a host knows what it plugged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
 }
 
 /// A running script.
@@ -155,6 +161,8 @@ impl ImageStatus {
             mount_point: image.path.display().to_string(),
             fstype: image.fstype.clone(),
             read_only: image.read_only,
+            diskseq: image.diskseq(),
+            serial: image.serial.clone(),
         }
     }
 }
@@ -254,6 +262,21 @@ impl Board {
                     status.last_failures.pop_front();
                 }
             }
+        });
+    }
+
+    /// An image is in use from now on.
+    pub fn mounted(&self, image: &Image) {
+        self.update(|status| status.images.push(ImageStatus::of(image)));
+    }
+
+    /// An image is not in use any more: it was unmounted, or has gone. Why, if not because everything on it was done.
+    pub fn released(&self, image: &ImageStatus, reason: Option<&str>) {
+        tracing::debug!(role = image.role, device = image.device, reason, "released");
+        self.update(|status| {
+            status
+                .images
+                .retain(|one| (&one.role, &one.device) != (&image.role, &image.device));
         });
     }
 

@@ -1,5 +1,6 @@
 //! Images: finding the device, file, directory or share that a source names, mounting it, and unmounting it again.
 
+mod attachment;
 mod find;
 mod mounting;
 mod register;
@@ -15,6 +16,7 @@ use crate::ledger::line::Medium;
 use crate::source::is_share;
 use crate::sys::errno::EBUSY;
 use crate::sys::mount;
+pub use attachment::Attachment;
 use find::{Found, find};
 pub use register::Register;
 
@@ -81,6 +83,10 @@ pub struct Image {
     pub read_only: bool,
     /// Which file system it is.
     pub medium: Medium,
+    /// The block device that it is on.
+    pub attachment: Option<Attachment>,
+    /// The serial number of its disk.
+    pub serial: Option<String>,
     /// gvad mounted it; so many mounts were at its place before.
     mounted_over: Option<usize>,
     register: Register,
@@ -135,6 +141,12 @@ impl Image {
     #[must_use]
     pub fn own(&self) -> bool {
         self.mounted_over.is_some()
+    }
+
+    /// The kernel's number of its disk.
+    #[must_use]
+    pub fn diskseq(&self) -> Option<u64> {
+        self.attachment.as_ref()?.diskseq
     }
 
     /// Unmounts it, if gvad mounted it, and with it whatever was mounted below.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use tracing::info;
 
-use super::{Image, Role, Wanted};
+use super::{Attachment, Image, Role, Wanted};
 use crate::config::{DEV, SYS_CLASS_BLOCK};
 use crate::ledger::line::Medium;
 use crate::sys::blockdev;
@@ -33,6 +33,8 @@ pub(super) fn directory(wanted: &Wanted, path: PathBuf) -> anyhow::Result<Image>
             id,
             lasting_inodes: true,
         },
+        attachment: None,
+        serial: None,
         mounted_over: None,
         register: wanted.register.clone(),
         path,
@@ -135,18 +137,25 @@ pub(super) fn device(wanted: &Wanted, device: &Path, file: Option<&Path>) -> any
         lasting_inodes: fstype != "vfat",
     };
     let device_read_only = blockdev::read_only(&opened)?;
+    // Looked up before it is mounted: should it be exchanged meanwhile, this is no more what is attached.
+    let attachment = Attachment::numbered(blockdev::numbers(opened.metadata()?.rdev()));
     drop(opened);
     let source = device
         .to_str()
         .ok_or_else(|| anyhow!("{shown} has a name that is no text"))?;
     let read_only = wanted.read_only || device_read_only;
-    at_mount_point(wanted, source, fstype, medium, read_only).map_err(|err| {
+    let mounted = at_mount_point(wanted, source, fstype, medium, read_only).map_err(|err| {
         let hint = if dirty && device_read_only {
             "; its journal must be replayed, and the device is read-only: mount it writable once, or accept its old state with options = \"noload\""
         } else {
             ""
         };
         anyhow!("{shown} is {fstype}, but {err:#}{hint}")
+    });
+    Ok(Image {
+        serial: attachment.as_ref().and_then(Attachment::serial),
+        attachment,
+        ..mounted?
     })
 }
 
@@ -186,6 +195,8 @@ fn at_mount_point(
         fstype: fstype.to_owned(),
         read_only,
         medium,
+        attachment: None,
+        serial: None,
         mounted_over: Some(over),
         register: wanted.register.clone(),
     })
@@ -285,6 +296,8 @@ fn already_mounted(
         fstype: fstype.to_owned(),
         read_only: wanted.read_only || room.read_only,
         medium: medium.clone(),
+        attachment: None,
+        serial: None,
         mounted_over,
         register: wanted.register.clone(),
     }))

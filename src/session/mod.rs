@@ -20,7 +20,7 @@ use crate::layout::Layout;
 use crate::outcome::RunResult;
 use crate::recover::Resumed;
 use crate::scan::Told;
-use crate::status::State;
+use crate::status::{ImageStatus, State};
 use crate::sys::dir::Dir;
 use crate::sys::file;
 use crate::sys::lock::Lock;
@@ -68,11 +68,17 @@ pub async fn run(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> 
         Err(err) => ctx.board.state(State::Retrying, Some(format!("{err:#}"))),
     }
     ctx.board.set_output(None);
+    let images: Vec<_> = layout.images.iter().map(ImageStatus::of).collect();
     let released = layout.release().await;
-    ctx.board.update(|status| {
-        status.images.clear();
-        status.running = None;
-    });
+    ctx.board.update(|status| status.running = None);
+    let reason = match (&ended, &released) {
+        (Ok(Ended::Drained), Ok(())) => None,
+        (Ok(Ended::Stopped), Ok(())) => Some("gvad was asked to stop".to_owned()),
+        (Err(err), _) | (Ok(_), Err(err)) => Some(format!("{err:#}")),
+    };
+    for image in images.iter().rev() {
+        ctx.board.released(image, reason.as_deref());
+    }
     match (ended, released) {
         (Ok(ended), released) => released.map(|()| ended),
         (Err(err), Ok(())) => Err(err),

@@ -14,6 +14,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+/// A longer serial number is cut.
+const LONGEST_SERIAL: usize = 128;
+
 /// A block device that is attached and not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlockDevice {
@@ -114,6 +117,43 @@ pub fn list(sys_class_block: &Path, dev: &Path) -> io::Result<Vec<BlockDevice>> 
     }
     devices.sort_by(|one, other| (one.diskseq, &one.name).cmp(&(other.diskseq, &other.name)));
     Ok(devices)
+}
+
+/// The device with these numbers, as [`list`] tells it; `None` if it is not there or empty.
+///
+/// # Errors
+/// As [`list`].
+pub fn numbered(
+    sys_class_block: &Path,
+    dev: &Path,
+    numbers: (u32, u32),
+) -> io::Result<Option<BlockDevice>> {
+    let mut all = list(sys_class_block, dev)?.into_iter();
+    Ok(all.find(|device| (device.major, device.minor) == numbers))
+}
+
+/// The serial number of the disk `name`, or of the disk that the partition `name` is on; what is no printable ASCII in it becomes `_`. A host
+/// that plugs a disk in chooses it.
+#[must_use]
+pub fn serial(sys_class_block: &Path, name: &OsStr) -> Option<String> {
+    let mut directory = sys_class_block.join(name);
+    if directory.join("partition").exists() {
+        directory.push("..");
+    }
+    let read = |name: &str| fs::read(directory.join(name)).ok();
+    // virtio; NVMe and MMC; SCSI, which has a header of four bytes.
+    let found = read("serial").or_else(|| read("device/serial"));
+    let found = found.or_else(|| Some(read("device/vpd_pg80")?.get(4..)?.to_vec()))?;
+    let text = found.trim_ascii().iter().take(LONGEST_SERIAL);
+    let plain = |byte: &u8| {
+        if matches!(byte, b' '..=b'~') {
+            char::from(*byte)
+        } else {
+            '_'
+        }
+    };
+    let serial: String = text.map(plain).collect();
+    (!serial.is_empty()).then_some(serial)
 }
 
 /// Whether the kernel refuses to write to the block device `file` (`BLKROGET`).

@@ -124,7 +124,11 @@ fn status_lists_the_images() {
             (&image["fstype"], &image["read_only"]),
             (&"ext4".into(), &false.into())
         );
-        assert!(image["device"].as_str().unwrap().starts_with("/dev/loop"));
+        let device = image["device"].as_str().unwrap();
+        assert!(device.starts_with("/dev/loop"));
+        let sysfs = device.replace("/dev/", "/sys/class/block/") + "/diskseq";
+        let diskseq = fs::read_to_string(sysfs).unwrap();
+        assert_eq!(image["diskseq"].to_string(), diskseq.trim());
     }
     assert_eq!(of("application")["source"], guest.text("app.img"));
 }

@@ -267,3 +267,31 @@ fn partition_of_a_read_only_mbr_disk_is_found_with_its_uuid() -> io::Result<()> 
     assert!(read_only(&file)?);
     Ok(())
 }
+
+#[test]
+fn serial_number_is_that_of_the_disk_whatever_the_bus() -> io::Result<()> {
+    let sysfs = Sysfs::new()?;
+    let disks = [
+        ("vda", "serial", &b"job-1 a\n"[..]),
+        ("nvme0n1", "device/serial", b"  N\xff\x01E   \n"),
+        ("sda", "device/vpd_pg80", b"\0\x80\0\x04QM01"),
+        ("vdb", "serial", b" \n"),
+        ("sdb", "device/vpd_pg80", b"\0"),
+        ("vdc", "serial", &[b'x'; 1000]),
+    ];
+    for (name, file, serial) in disks {
+        sysfs.add(name, b"", DISK)?;
+        let device = sysfs.0.path().join("devices").join(name);
+        fs::create_dir_all(device.join("device"))?;
+        fs::write(device.join(file), serial)?;
+    }
+    sysfs.add("vda/vda1", b"", &[("partition", "1")])?;
+    let of = |name: &str| super::serial(&sysfs.class(), name.as_ref());
+    assert_eq!(of("vda").as_deref(), Some("job-1 a"));
+    assert_eq!(of("vda1").as_deref(), Some("job-1 a"));
+    assert_eq!(of("nvme0n1").as_deref(), Some("N__E"));
+    assert_eq!(of("sda").as_deref(), Some("QM01"));
+    assert_eq!((of("vdb"), of("sdb"), of("vdz")), (None, None, None));
+    assert_eq!(of("vdc").map(|serial| serial.len()), Some(128));
+    Ok(())
+}
