@@ -4,7 +4,12 @@
 mod cli;
 mod say;
 
+mod image;
 mod ova;
+mod results;
+
+mod scratch;
+mod tool;
 
 use std::process::ExitCode;
 
@@ -29,10 +34,16 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Pack(args) => ova::pack(args),
         Command::Check(args) => ova::check(args),
-        Command::Image(_)
-        | Command::Run(_)
-        | Command::Submit(_)
-        | Command::Eject(_)
-        | Command::Results(_) => bail!("not there yet"),
+        Command::Image(args) => {
+            scratch::removed_on_signals()?;
+            image::make(args)
+        }
+        Command::Results(args) => {
+            scratch::removed_on_signals()?;
+            results::show(args)
+        }
+        Command::Run(_) | Command::Submit(_) | Command::Eject(_) => {
+            bail!("not there yet")
+        }
     }
 }

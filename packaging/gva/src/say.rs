@@ -28,6 +28,27 @@ pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(clean).collect()
 }
 
+/// What was asked for, to standard output. That nobody reads on is no failure.
+pub(crate) fn print(
+    write: impl FnOnce(&mut dyn Write) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout().lock();
+    match write(&mut out).and_then(|()| Ok(out.flush()?)) {
+        Err(err) if !is_closed_pipe(&err) => Err(err.context("writing to standard output")),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn is_closed_pipe(err: &anyhow::Error) -> bool {
+    let kinds = err.chain().filter_map(|cause| {
+        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        io.or_else(|| cause.downcast_ref::<serde_json::Error>()?.io_error_kind())
+    });
+    kinds
+        .into_iter()
+        .any(|kind| kind == io::ErrorKind::BrokenPipe)
+}
+
 /// Help and version, on standard output.
 pub(crate) fn help(text: &clap::Error) -> ExitCode {
     // Whoever closed the pipe has read enough.

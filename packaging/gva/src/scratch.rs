@@ -1,0 +1,147 @@
+//! What is only there while gva works: half-made files and private directories. They are removed at every end: by their owner's drop, and when a
+//! signal ends gva, here.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{SigSet, Signal, raise};
+use tempfile::{NamedTempFile, TempDir, TempPath};
+
+/// What a signal removes.
+static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn remember(path: &Path) {
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    left.push(path.to_owned());
+}
+
+fn forget(path: &Path) {
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    left.retain(|known| known != path);
+}
+
+/// From here on SIGINT, SIGTERM and SIGHUP remove what is left, and then end gva as they would have. For commands that have no better answer to
+/// a signal. Called before any other thread is there.
+pub(crate) fn removed_on_signals() -> anyhow::Result<()> {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    // Children start with an empty mask: the standard library sees to it.
+    signals.thread_block().context("blocking signals")?;
+    let wait = move || {
+        let Ok(signal) = signals.wait() else { return };
+        let left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        for path in left.iter() {
+            // It may be gone already; there is nobody left to tell.
+            let _ = fs::remove_dir_all(path).or_else(|_| fs::remove_file(path));
+        }
+        // The lock is kept: nothing new is made in between.
+        let _ = signals.thread_unblock();
+        let _ = raise(signal);
+    };
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(wait)
+        .context("starting a thread")?;
+    Ok(())
+}
+
+/// A private directory.
+#[derive(Debug)]
+pub(crate) struct Dir(TempDir);
+
+impl Dir {
+    /// Under `$TMPDIR`, else in /var/tmp: images are large, and /tmp is often memory.
+    pub(crate) fn new() -> anyhow::Result<Dir> {
+        let parent = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+        let dir = tempfile::Builder::new()
+            .prefix("gva-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(&parent)
+            .with_context(|| format!("making a directory in {}", parent.display()))?;
+        remember(dir.path());
+        Ok(Dir(dir))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        forget(self.0.path());
+    }
+}
+
+/// A file on its way to a name: it stands beside it, under a name of its own, until it is whole.
+#[derive(Debug)]
+pub(crate) struct HalfMade {
+    temporary: Option<TempPath>,
+    target: PathBuf,
+    replace: bool,
+}
+
+impl HalfMade {
+    /// Makes an empty file for `target`. What stands there already is an error, but with `replace`.
+    pub(crate) fn new(target: &Path, replace: bool) -> anyhow::Result<HalfMade> {
+        match target.symlink_metadata() {
+            Ok(_) if !replace => {
+                bail!("{} is there already; --force replaces it", target.display())
+            }
+            Ok(found) if !found.is_file() => {
+                bail!("{} is no regular file", target.display())
+            }
+            _ => {}
+        }
+        let parent = match target.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let file: NamedTempFile = tempfile::Builder::new()
+            .prefix(".gva-")
+            .suffix(".tmp")
+            .permissions(Permissions::from_mode(0o666)) // less the umask
+            .tempfile_in(parent)
+            .with_context(|| format!("making a file in {}", parent.display()))?;
+        let temporary = file.into_temp_path();
+        remember(&temporary);
+        Ok(HalfMade {
+            temporary: Some(temporary),
+            target: target.to_owned(),
+            replace,
+        })
+    }
+
+    /// Where it stands while it is made.
+    pub(crate) fn path(&self) -> &Path {
+        self.temporary.as_deref().unwrap_or(&self.target)
+    }
+
+    /// It is whole: gives it its name.
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+        let Some(temporary) = self.temporary.take() else {
+            return Ok(());
+        };
+        forget(&temporary);
+        let named = if self.replace {
+            temporary.persist(&self.target)
+        } else {
+            temporary.persist_noclobber(&self.target)
+        };
+        named
+            .map_err(|err| err.error)
+            .with_context(|| format!("giving {} its name", self.target.display()))
+    }
+}
+
+impl Drop for HalfMade {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            forget(temporary);
+        }
+    }
+}
