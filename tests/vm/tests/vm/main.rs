@@ -1,0 +1,3 @@
+//! gvad in real virtual machines. A file is a subject; a test boots one machine, and groups what can share a boot.
+
+mod layouts;
