@@ -117,7 +117,6 @@ impl Common {
             application: self.application.clone(),
             data: self.data.clone(),
             output: self.output.clone(),
-            when_drained: None,
         }
     }
 }

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::parameters::Parameters;
 use crate::run::Runner;
 use crate::status::Board;
 use crate::stop::Stop;
@@ -32,8 +31,6 @@ pub struct Context {
     pub mode: Mode,
     /// This boot.
     pub boot_id: String,
-    /// What this instance was told.
-    pub parameters: Parameters,
     /// Starts scripts.
     pub runner: Runner,
 }

@@ -15,7 +15,6 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config, Leftovers, Overrides, WhenDrained};
 use crate::context::{Context, Mode};
-use crate::parameters::{Parameters, credentials};
 use crate::run::Runner;
 use crate::session::{self, Carried, Ended};
 use crate::status::{Board, State};
@@ -219,7 +218,6 @@ impl Process {
                 board,
                 mode,
                 boot_id,
-                parameters: Parameters::new(&credentials::directories()),
                 runner,
             },
             stopper: Rc::new(stopper),

@@ -37,7 +37,6 @@ pub mod session;
 pub mod watch;
 
 pub mod job;
-pub mod parameters;
 pub mod surroundings;
 
 pub mod scan;

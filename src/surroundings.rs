@@ -42,7 +42,6 @@ pub fn environment(
     stage: &Stage,
     name: &OsStr,
     start: &Start,
-    parameters: Vec<(OsString, OsString)>,
 ) -> Vec<(OsString, OsString)> {
     let usual = [
         ("PATH", DEFAULT_PATH),
@@ -77,6 +76,5 @@ pub fn environment(
             .iter()
             .map(|(name, value)| (name.into(), value.into())),
     );
-    all.extend(parameters);
     all
 }

@@ -18,7 +18,6 @@ mod hostile_paths;
 mod layouts;
 mod mounts;
 mod outage;
-mod parameters;
 mod promises;
 mod recovery;
 mod results;
