@@ -5,6 +5,7 @@ use std::rc::Rc;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::parameters::Parameters;
 use crate::run::Runner;
 use crate::status::Board;
 use crate::stop::Stop;
@@ -31,6 +32,8 @@ pub struct Context {
     pub mode: Mode,
     /// This boot.
     pub boot_id: String,
+    /// What this instance was told.
+    pub parameters: Parameters,
     /// Starts scripts.
     pub runner: Runner,
 }

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Config, Leftovers, Overrides, WhenDrained};
 use crate::context::{Context, Mode};
+use crate::parameters::{Parameters, credentials};
 use crate::run::Runner;
 use crate::session::{self, Carried, Ended};
 use crate::status::{Board, State};
@@ -218,6 +219,7 @@ impl Process {
                 board,
                 mode,
                 boot_id,
+                parameters: Parameters::new(&credentials::directories()),
                 runner,
             },
             stopper: Rc::new(stopper),

@@ -350,7 +350,8 @@ impl Workplace {
             WorkingDirectory::Private => stage.path.as_path(),
         };
         let name = start.identity.name.file_name().unwrap_or_default();
-        let environment = environment(config, &self.places, stage, &name, start);
+        let parameters = ctx.parameters.variables();
+        let environment = environment(config, &self.places, stage, &name, start, parameters);
         let files = (prepared.stdout.try_clone()?, prepared.stderr.try_clone()?);
         ctx.runner.ready(
             start.run,

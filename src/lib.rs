@@ -37,6 +37,7 @@ pub mod session;
 pub mod watch;
 
 pub mod job;
+pub mod parameters;
 pub mod surroundings;
 
 pub mod scan;

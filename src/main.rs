@@ -8,9 +8,10 @@ use clap::Parser;
 use tracing::level_filters::LevelFilter;
 
 use gvad::cli::{Cli, Command, Common, one_line};
-use gvad::config::{self, Config};
+use gvad::config::{self, Config, Overrides};
 use gvad::context::Mode;
 use gvad::daemon::{self, Origin};
+use gvad::parameters::{self, credentials};
 use gvad::{control, results};
 
 /// Some script did not succeed.
@@ -64,7 +65,9 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
         None => work(common, Mode::Daemon),
         Some(Command::Drain) => work(common, Mode::Drain),
         Some(Command::Check) => {
-            let text = toml::to_string(&load(common)?).context("printing the configuration")?;
+            let config = load(common)?;
+            let mut text = toml::to_string(&config).context("printing the configuration")?;
+            text += &told(common)?;
             Ok(print(|out| Ok(out.write_all(text.as_bytes())?)))
         }
         Some(Command::Status { json }) => status(common, *json),
@@ -81,8 +84,28 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What stands over the configuration file: options, and what this instance was told.
+fn overrides(common: &Common) -> anyhow::Result<Overrides> {
+    Ok(Overrides {
+        when_drained: credentials::when_drained(&credentials::directories())?,
+        ..common.overrides()
+    })
+}
+
 fn load(common: &Common) -> anyhow::Result<Config> {
-    config::load(common.config.as_deref(), &common.overrides())
+    config::load(common.config.as_deref(), &overrides(common)?)
+}
+
+/// What credentials say, as comments.
+fn told(common: &Common) -> anyhow::Result<String> {
+    let parameters = parameters::describe(&credentials::directories());
+    Ok(match overrides(common)?.when_drained {
+        Some(_) => format!(
+            "# lifecycle.when_drained: from the credential {}\n{parameters}",
+            credentials::WHEN_DRAINED
+        ),
+        None => parameters,
+    })
 }
 
 fn work(common: &Common, mode: Mode) -> anyhow::Result<ExitCode> {
@@ -90,7 +113,7 @@ fn work(common: &Common, mode: Mode) -> anyhow::Result<ExitCode> {
     log(common.log_level.into());
     let origin = Origin {
         file: common.config.clone(),
-        overrides: common.overrides(),
+        overrides: overrides(common)?,
     };
     let all_succeeded = daemon::run(origin, config, mode)?;
     Ok(match mode {

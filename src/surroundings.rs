@@ -42,6 +42,7 @@ pub fn environment(
     stage: &Stage,
     name: &OsStr,
     start: &Start,
+    parameters: Vec<(OsString, OsString)>,
 ) -> Vec<(OsString, OsString)> {
     let usual = [
         ("PATH", DEFAULT_PATH),
@@ -76,5 +77,6 @@ pub fn environment(
             .iter()
             .map(|(name, value)| (name.into(), value.into())),
     );
+    all.extend(parameters);
     all
 }

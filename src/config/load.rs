@@ -45,6 +45,9 @@ pub fn effective(text: &str, path: &Path, overrides: &Overrides) -> anyhow::Resu
         ("--data", &overrides.data, &mut config.data.source),
         ("--output", &overrides.output, &mut config.output.source),
     ];
+    if let Some(when_drained) = overrides.when_drained {
+        config.lifecycle.when_drained = when_drained;
+    }
     let mut from_option = Vec::new();
     for (option, value, place) in options {
         if let Some(value) = value {

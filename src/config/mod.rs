@@ -6,6 +6,7 @@ mod load;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,13 @@ pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bi
 pub const SYS_CLASS_BLOCK: &str = "/sys/class/block";
 /// Where their nodes are.
 pub const DEV: &str = "/dev";
+/// Is there while udev works on what the kernel has found.
+pub const UDEV_QUEUE: &str = "/run/udev/queue";
+/// Where systemd puts the credentials that the machine was given.
+pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
+/// The variable that names where it puts those that the unit asks for.
+pub const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
 /// What is in force. Serialized, it is a configuration file that says the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -206,6 +214,8 @@ pub struct Overrides {
     pub data: Option<String>,
     /// `--output`
     pub output: Option<String>,
+    /// The credential `gva.when_drained`
+    pub when_drained: Option<WhenDrained>,
 }
 
 impl Default for Application {
@@ -283,6 +293,19 @@ impl Default for Lifecycle {
     fn default() -> Self {
         Lifecycle {
             when_drained: WhenDrained::Wait,
+        }
+    }
+}
+
+impl FromStr for WhenDrained {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<WhenDrained, String> {
+        match text {
+            "wait" => Ok(WhenDrained::Wait),
+            "exit" => Ok(WhenDrained::Exit),
+            "poweroff" => Ok(WhenDrained::Poweroff),
+            other => Err(format!("{other:?} is none of wait, exit, poweroff")),
         }
     }
 }

@@ -59,7 +59,11 @@ pub struct Carried {
 pub async fn run(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> {
     let mut layout = Layout::default();
     let ended = match layout.gather(ctx).await {
-        Ok(true) => work(ctx, &layout, carried).await,
+        Ok(true) => {
+            let temp_dir = &ctx.config().run.temp_dir;
+            ctx.parameters.look_for_ovf(&ctx.stop, temp_dir).await;
+            work(ctx, &layout, carried).await
+        }
         Ok(false) => Ok(Ended::Stopped),
         Err(err) => Err(err),
     };

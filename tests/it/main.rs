@@ -18,6 +18,7 @@ mod hostile_paths;
 mod layouts;
 mod mounts;
 mod outage;
+mod parameters;
 mod promises;
 mod recovery;
 mod results;
