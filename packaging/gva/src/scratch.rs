@@ -48,6 +48,13 @@ pub(crate) fn removed_on_signals() -> anyhow::Result<()> {
     Ok(())
 }
 
+fn parent(target: &Path) -> &Path {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
 /// A private directory.
 #[derive(Debug)]
 pub(crate) struct Dir(TempDir);
@@ -56,10 +63,19 @@ impl Dir {
     /// Under `$TMPDIR`, else in /var/tmp: images are large, and /tmp is often memory.
     pub(crate) fn new() -> anyhow::Result<Dir> {
         let parent = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
+        Dir::inside(&parent, "gva-")
+    }
+
+    /// Where `target` will stand: what is made in there can be renamed to it.
+    pub(crate) fn beside(target: &Path) -> anyhow::Result<Dir> {
+        Dir::inside(parent(target), ".gva-")
+    }
+
+    fn inside(parent: &Path, prefix: &str) -> anyhow::Result<Dir> {
         let dir = tempfile::Builder::new()
-            .prefix("gva-")
+            .prefix(prefix)
             .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(&parent)
+            .tempdir_in(parent)
             .with_context(|| format!("making a directory in {}", parent.display()))?;
         remember(dir.path());
         Ok(Dir(dir))
@@ -97,10 +113,7 @@ impl HalfMade {
             }
             _ => {}
         }
-        let parent = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let parent = parent(target);
         let file: NamedTempFile = tempfile::Builder::new()
             .prefix(".gva-")
             .suffix(".tmp")
