@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::monitor::Monitor;
 use crate::port::Port;
-use crate::{PATIENCE, place};
+use crate::{PATIENCE, place, wait_for};
 
 /// What it boots from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,7 @@ pub struct Plan {
     dir: tempfile::TempDir,
     arguments: Vec<OsString>,
     reboots: bool,
+    silent: bool,
 }
 
 /// A machine that runs; it is ended with this value.
@@ -54,6 +55,7 @@ impl Plan {
             dir: tempfile::tempdir().unwrap(),
             arguments: Vec::new(),
             reboots: false,
+            silent: false,
         };
         plan.args(&[
             "-machine",
@@ -198,10 +200,38 @@ impl Plan {
         self.with(&["-smbios", &credential])
     }
 
+    /// A configuration that is laid over the one of the base.
+    #[must_use]
+    pub fn config(self, toml: &str) -> Plan {
+        // In base64, because QEMU ends a value at a comma.
+        self.binary_credential("gva.config", toml.as_bytes())
+    }
+
+    fn binary_credential(self, name: &str, value: &[u8]) -> Plan {
+        let credential = format!(
+            "type=11,value=io.systemd.credential.binary:{name}={}",
+            base64(value)
+        );
+        self.with(&["-smbios", &credential])
+    }
+
     /// The appliance goes on when nothing is left to do.
     #[must_use]
     pub fn serving(self) -> Plan {
-        self.credential("gva.when_drained", "wait")
+        self.serving_with("")
+    }
+
+    /// The same, with more of a configuration.
+    #[must_use]
+    pub fn serving_with(self, toml: &str) -> Plan {
+        self.config(&format!("lifecycle.when_drained = 'wait'\n{toml}"))
+    }
+
+    /// Nobody reads the events port.
+    #[must_use]
+    pub fn silent(mut self) -> Plan {
+        self.silent = true;
+        self
     }
 
     /// A reboot boots again; without this it ends the machine.
@@ -226,7 +256,12 @@ impl Plan {
         command.stdout(Stdio::null()).stderr(log).process_group(0);
         let child = command.spawn().unwrap();
         let monitor = Monitor::connect(&self.dir.path().join("monitor"));
-        let port = Port::connect(&self.dir.path().join("port"));
+        let socket = self.dir.path().join("port");
+        let port = if self.silent {
+            Port::connect_unread(&socket)
+        } else {
+            Port::connect(&socket)
+        };
         Machine {
             dir: self.dir,
             child,
@@ -272,6 +307,11 @@ impl Machine {
         }
     }
 
+    /// The same, and nobody reads the port.
+    pub fn wait_end_unread(&mut self) -> ExitStatus {
+        wait_for("the machine's end", || self.child.try_wait().unwrap())
+    }
+
     /// Ends it as a power cut does.
     pub fn cut_power(mut self) {
         self.end();
@@ -296,4 +336,16 @@ impl Drop for Machine {
             tail.for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+/// RFC 4648.
+fn base64(bytes: &[u8]) -> String {
+    let mut command = Command::new("base64")
+        .arg("-w0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Write::write_all(&mut command.stdin.take().unwrap(), bytes).unwrap();
+    String::from_utf8(command.wait_with_output().unwrap().stdout).unwrap()
 }

@@ -44,6 +44,18 @@ impl Port {
         }
     }
 
+    /// Connects, and never reads.
+    #[must_use]
+    pub fn connect_unread(socket: &Path) -> Port {
+        let stream = wait_for("the port", || UnixStream::connect(socket).ok());
+        Port {
+            stream,
+            lines: channel().1,
+            seen: Vec::new(),
+            requests: 0,
+        }
+    }
+
     /// The next event; `None` if there is none within `limit`, or the machine has ended.
     pub fn next(&mut self, limit: Duration) -> Option<Line> {
         let text = match self.lines.recv_timeout(limit) {
