@@ -117,7 +117,7 @@ impl Common {
             application: self.application.clone(),
             data: self.data.clone(),
             output: self.output.clone(),
-            when_drained: None,
+            drop_in: None,
         }
     }
 }

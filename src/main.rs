@@ -87,7 +87,7 @@ fn dispatch(cli: &Cli) -> anyhow::Result<ExitCode> {
 /// What stands over the configuration file: options, and what this instance was told.
 fn overrides(common: &Common) -> anyhow::Result<Overrides> {
     Ok(Overrides {
-        when_drained: credentials::when_drained(&credentials::directories())?,
+        drop_in: credentials::drop_in(&credentials::directories())?,
         ..common.overrides()
     })
 }
@@ -99,10 +99,10 @@ fn load(common: &Common) -> anyhow::Result<Config> {
 /// What credentials say, as comments.
 fn told(common: &Common) -> anyhow::Result<String> {
     let parameters = parameters::describe(&credentials::directories());
-    Ok(match overrides(common)?.when_drained {
+    Ok(match overrides(common)?.drop_in {
         Some(_) => format!(
-            "# lifecycle.when_drained: from the credential {}\n{parameters}",
-            credentials::WHEN_DRAINED
+            "# the credential {} is laid over the file\n{parameters}",
+            config::DROP_IN
         ),
         None => parameters,
     })

@@ -5,11 +5,14 @@ use std::io::Read;
 use std::path::{Component, Path};
 
 use anyhow::{Context, anyhow, bail};
-use toml::de::{DeTable, DeValue};
 
+use super::drop_in::laid_over;
+use super::place::{line_at, line_of, place_of};
 use super::{Config, DEFAULT_DATA, DEFAULT_FILE, DEFAULT_OUTPUT, Overrides};
 use crate::source::{Source, is_share};
 
+/// How messages name the drop-in.
+const DROP_IN_NAME: &str = "credential gva.config";
 /// The largest configuration file that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 20;
 /// The largest `cpu.weight`. cgroup-v2.rst
@@ -36,6 +39,11 @@ pub fn load(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Config
 /// As [`load`].
 pub fn effective(text: &str, path: &Path, overrides: &Overrides) -> anyhow::Result<Config> {
     let mut config = parse(text, path)?;
+    let drop_in = overrides.drop_in.as_deref();
+    if let Some(drop_in) = drop_in {
+        parse(drop_in, Path::new(DROP_IN_NAME))?;
+        config = laid_over(text, drop_in)?;
+    }
     let options = [
         (
             "--application",
@@ -45,9 +53,6 @@ pub fn effective(text: &str, path: &Path, overrides: &Overrides) -> anyhow::Resu
         ("--data", &overrides.data, &mut config.data.source),
         ("--output", &overrides.output, &mut config.output.source),
     ];
-    if let Some(when_drained) = overrides.when_drained {
-        config.lifecycle.when_drained = when_drained;
-    }
     let mut from_option = Vec::new();
     for (option, value, place) in options {
         if let Some(value) = value {
@@ -58,7 +63,14 @@ pub fn effective(text: &str, path: &Path, overrides: &Overrides) -> anyhow::Resu
     check(&mut config).map_err(|(key, message)| {
         match from_option.iter().find(|(from, _)| *from == key) {
             Some((_, option)) => anyhow!("option {option}: {message}"),
-            None => anyhow!("{}: {key}: {message}", place_of(text, path, &key)),
+            None => {
+                let over = drop_in.and_then(|drop_in| line_of(drop_in, &key));
+                let place = match over {
+                    Some(line) => format!("{DROP_IN_NAME}:{line}"),
+                    None => place_of(text, path, &key),
+                };
+                anyhow!("{place}: {key}: {message}")
+            }
         }
     })?;
     Ok(config)
@@ -116,31 +128,6 @@ fn parse(text: &str, path: &Path) -> anyhow::Result<Config> {
         let key = err.path().to_string();
         complain(err.inner(), &key)
     })
-}
-
-fn line_at(text: &str, offset: usize) -> usize {
-    text.as_bytes()
-        .iter()
-        .take(offset)
-        .filter(|&&byte| byte == b'\n')
-        .count()
-        + 1
-}
-
-/// `FILE:LINE` of the key, such as `run.timeout`; only `FILE` if the file does not have it.
-fn place_of(text: &str, path: &Path, key: &str) -> String {
-    let line = DeTable::parse(text).ok().and_then(|table| {
-        let (section, name) = key.split_once('.')?;
-        let DeValue::Table(inner) = table.get_ref().get(section)?.get_ref() else {
-            return None;
-        };
-        let (found, _) = inner.iter().find(|(found, _)| found.get_ref() == name)?;
-        Some(line_at(text, found.span().start))
-    });
-    match line {
-        Some(line) => format!("{}:{line}", path.display()),
-        None => path.display().to_string(),
-    }
 }
 
 type Complaint = (String, String);

@@ -2,11 +2,12 @@
 //!
 //! Every path that gvad uses without being told stands in this file.
 
+mod drop_in;
 mod load;
+mod place;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,8 @@ pub const SYS_CLASS_BLOCK: &str = "/sys/class/block";
 pub const DEV: &str = "/dev";
 /// Is there while udev works on what the kernel has found.
 pub const UDEV_QUEUE: &str = "/run/udev/queue";
+/// The credential with a configuration for this instance.
+pub const DROP_IN: &str = "gva.config";
 /// Where systemd puts the credentials that the machine was given.
 pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
 /// The variable that names where it puts those that the unit asks for.
@@ -214,8 +217,8 @@ pub struct Overrides {
     pub data: Option<String>,
     /// `--output`
     pub output: Option<String>,
-    /// The credential `gva.when_drained`
-    pub when_drained: Option<WhenDrained>,
+    /// The credential [`DROP_IN`]: a configuration whose keys take the place of the file's
+    pub drop_in: Option<String>,
 }
 
 impl Default for Application {
@@ -293,19 +296,6 @@ impl Default for Lifecycle {
     fn default() -> Self {
         Lifecycle {
             when_drained: WhenDrained::Wait,
-        }
-    }
-}
-
-impl FromStr for WhenDrained {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<WhenDrained, String> {
-        match text {
-            "wait" => Ok(WhenDrained::Wait),
-            "exit" => Ok(WhenDrained::Exit),
-            "poweroff" => Ok(WhenDrained::Poweroff),
-            other => Err(format!("{other:?} is none of wait, exit, poweroff")),
         }
     }
 }

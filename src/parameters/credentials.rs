@@ -1,4 +1,4 @@
-//! What systemd's credentials say to gvad: parameters, and `gva.when_drained`. systemd.exec(5), "Credentials".
+//! What systemd's credentials say to gvad: parameters, and a configuration. systemd.exec(5), "Credentials".
 //!
 //! The system's own directory is read, not only the service's. A unit for systemd 252 cannot ask for credentials by a pattern
 //! (`ImportCredential=` is newer), and `LoadCredential=` with a directory makes the unit fail where the directory is missing.
@@ -6,19 +6,17 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 
 use super::{Found, Given, LONGEST_VALUE};
-use crate::config::{CREDENTIALS_DIRECTORY, SYSTEM_CREDENTIALS, WhenDrained};
+use crate::config::{CREDENTIALS_DIRECTORY, DROP_IN, SYSTEM_CREDENTIALS};
 use crate::sys::dir::{Dir, Kind, Look};
 
 /// A credential whose name begins so is a parameter.
 pub const PREFIX: &str = "gva.param.";
-/// Stands over `lifecycle.when_drained`.
-pub const WHEN_DRAINED: &str = "gva.when_drained";
 
 /// Where credentials are; what is found in the first counts.
 #[must_use]
@@ -82,25 +80,23 @@ fn read(dir: &Dir, name: &OsStr) -> io::Result<Vec<u8>> {
     Ok(value)
 }
 
-/// What `gva.when_drained` says, if it is there.
+/// The configuration that this instance was given, if there is one.
 ///
 /// # Errors
-/// It cannot be read, or says something else than the configuration could.
-pub fn when_drained(directories: &[PathBuf]) -> anyhow::Result<Option<WhenDrained>> {
-    let reading = || format!("credential {WHEN_DRAINED}");
+/// It cannot be read, is too long or no text.
+pub fn drop_in(directories: &[PathBuf]) -> anyhow::Result<Option<String>> {
+    let reading = || format!("credential {DROP_IN}");
     for path in directories {
-        let read = Dir::open(path).and_then(|dir| read(&dir, OsStr::new(WHEN_DRAINED)));
+        let read = Dir::open(path).and_then(|dir| read(&dir, OsStr::new(DROP_IN)));
         let value = match read {
             Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
             other => other.with_context(reading)?,
         };
-        let text = std::ffi::OsString::from_vec(value);
-        let text = text.to_string_lossy();
-        let said = text
-            .trim_end()
-            .parse()
-            .map_err(|message: String| anyhow!(message));
-        return said.with_context(reading).map(Some);
+        if value.len() > LONGEST_VALUE {
+            bail!("credential {DROP_IN}: it is longer than 64 KiB");
+        }
+        let text = String::from_utf8(value).map_err(|_| anyhow!("it is not UTF-8"));
+        return text.with_context(reading).map(Some);
     }
     Ok(None)
 }

@@ -5,7 +5,6 @@ use std::os::unix::fs::symlink;
 use std::time::Instant;
 
 use super::*;
-use crate::config::WhenDrained;
 use crate::stop;
 use crate::sys::dir::Dir;
 
@@ -147,16 +146,21 @@ fn credentials_are_read_from_each_directory_and_the_first_counts() {
     assert_eq!(found.problems.len(), 2, "{:?}", found.problems);
     assert!(describe(&directories).contains("# GVA_PARAM_A: from the credential gva.param.a\n"));
 
-    assert_eq!(credentials::when_drained(&directories).unwrap(), None);
-    fs::write(system.join("gva.when_drained"), "exit\n").unwrap();
-    let said = credentials::when_drained(&directories).unwrap();
-    assert_eq!(said, Some(WhenDrained::Exit));
-    fs::write(system.join("gva.when_drained"), "later").unwrap();
-    let err = format!("{:#}", credentials::when_drained(&directories).unwrap_err());
-    assert_eq!(
-        err,
-        "credential gva.when_drained: \"later\" is none of wait, exit, poweroff"
-    );
+    assert_eq!(credentials::drop_in(&directories).unwrap(), None);
+    fs::write(system.join("gva.config"), "a = 1\n").unwrap();
+    let said = credentials::drop_in(&directories).unwrap();
+    assert_eq!(said.as_deref(), Some("a = 1\n"));
+    for (bytes, complaint) in [
+        (vec![0xff], "credential gva.config: it is not UTF-8"),
+        (
+            vec![b' '; (64 << 10) + 1],
+            "credential gva.config: it is longer than 64 KiB",
+        ),
+    ] {
+        fs::write(system.join("gva.config"), bytes).unwrap();
+        let err = format!("{:#}", credentials::drop_in(&directories).unwrap_err());
+        assert_eq!(err, complaint);
+    }
 }
 
 #[test]

@@ -92,18 +92,20 @@ fn as_many_parameters_as_are_passed_start_a_script() {
 }
 
 #[test]
-fn credential_says_over_the_file_what_happens_at_the_end() {
+fn configuration_in_a_credential_is_laid_over_the_file() {
     let Some(guest) = Guest::in_directory() else {
         return;
     };
     guest.set("lifecycle.when_drained", "wait");
-    let dir = credentials(&[("gva.when_drained", "exit"), ("gva.param.site", "a")]);
+    guest.set("environment.KEPT", "1");
+    let over = "lifecycle.when_drained = 'exit'\n[environment]\nADDED = '2'\n";
+    let dir = credentials(&[("gva.config", over), ("gva.param.site", "a")]);
     let ended = check(&guest);
     assert!(ended.stdout.contains("when_drained = \"exit\""), "{ended}");
     assert!(
         ended
             .stdout
-            .contains("# lifecycle.when_drained: from the credential gva.when_drained\n"),
+            .contains("# the credential gva.config is laid over the file\n"),
         "{ended}"
     );
     assert!(
@@ -113,17 +115,31 @@ fn credential_says_over_the_file_what_happens_at_the_end() {
         "{ended}"
     );
     toml::from_str::<toml::Table>(&ended.stdout).unwrap();
-    guest.script("a", "#!/bin/sh\n");
-    assert_eq!(guest.daemon().wait(), Some(0));
+    guest.script("a", "#!/bin/sh\ntest \"$KEPT$ADDED\" = 12\n");
+    let daemon = guest.daemon();
+    assert_eq!(daemon.wait_result("a")["success"], true);
+    assert_eq!(daemon.wait(), Some(0));
 
-    fs::write(dir.join("gva.when_drained"), "sleep").unwrap();
     guest.script("b", "#!/bin/sh\n");
-    for ended in [check(&guest), guest.drain(), run(&mut guest.gvad(&[]))] {
-        assert_eq!(ended.code, Some(2), "{ended}");
-        assert_eq!(
-            ended.stderr,
-            "gvad: credential gva.when_drained: \"sleep\" is none of wait, exit, poweroff\n"
-        );
+    for (over, complaint) in [
+        (
+            "\nlifecycle.when_drained = 'sleep'",
+            "credential gva.config:2: lifecycle.when_drained: unknown variant `sleep`, expected one of `wait`, `exit`, `poweroff`",
+        ),
+        (
+            "[watch]\npoll_interval = '1ms'",
+            "credential gva.config:2: watch.poll_interval: must be at least 10ms",
+        ),
+        ("watch = 3", "credential gva.config:1: watch: "),
+        ("[", "credential gva.config:1: "),
+    ] {
+        fs::write(dir.join("gva.config"), over).unwrap();
+        for ended in [check(&guest), guest.drain(), run(&mut guest.gvad(&[]))] {
+            assert_eq!(ended.code, Some(2), "{ended}");
+            let start = format!("gvad: {complaint}");
+            assert!(ended.stderr.starts_with(&start), "{ended}");
+            assert_eq!(ended.stderr.lines().count(), 1, "{ended}");
+        }
     }
     assert_eq!(guest.waiting(), ["b"]);
 }
@@ -134,7 +150,7 @@ fn credential_holds_when_the_configuration_is_read_again() {
         return;
     };
     guest.set("lifecycle.when_drained", "exit");
-    credentials(&[("gva.when_drained", "wait")]);
+    credentials(&[("gva.config", "lifecycle.when_drained = 'wait'")]);
     let daemon = guest.daemon();
     daemon.wait_state("idle");
     guest.set("environment.AGAIN", "1");
