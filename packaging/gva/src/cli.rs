@@ -159,7 +159,7 @@ Examples:
   gva run job.ova";
 
 /// `gva run`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = RUN_HELP)]
 pub(crate) struct RunArgs {
     /// An OVA file; it brings its own base and disks
@@ -218,6 +218,9 @@ pub(crate) struct MachineArgs {
     /// How a disk image boots
     #[arg(long, value_enum, default_value = "bios")]
     pub(crate) firmware: Firmware,
+    /// How long booting may take, until gvad reports
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    pub(crate) boot_timeout: Span,
     /// Write what appears on the serial console into this file
     #[arg(long, value_name = "FILE")]
     pub(crate) console: Option<PathBuf>,

@@ -5,9 +5,13 @@ mod cli;
 mod say;
 
 mod image;
+mod machine;
 mod ova;
 mod results;
+mod run;
 
+mod lines;
+mod qmp;
 mod scratch;
 mod tool;
 
@@ -42,7 +46,9 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
             scratch::removed_on_signals()?;
             results::show(args)
         }
-        Command::Run(_) | Command::Submit(_) | Command::Eject(_) => {
+        Command::Run(args) if args.job.is_some() => bail!("running an OVA: not there yet"),
+        Command::Run(args) => run::run(args),
+        Command::Submit(_) | Command::Eject(_) => {
             bail!("not there yet")
         }
     }

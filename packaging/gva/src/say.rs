@@ -16,10 +16,15 @@ pub(crate) fn failed(text: &str) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-/// One line to standard error, whatever names the text quotes.
+/// What is wrong, as one line.
 pub(crate) fn warn(text: &str) {
+    line(&format!("gva: {text}"));
+}
+
+/// One line to standard error, whatever names the text quotes.
+pub(crate) fn line(text: &str) {
     // Nobody may be listening; the exit status says the rest.
-    let _ = writeln!(io::stderr(), "gva: {}", one_line(text));
+    let _ = writeln!(io::stderr(), "{}", one_line(text));
 }
 
 /// The text without what moves a terminal's cursor.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::fcntl::{self, FcntlArg, FdFlag};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 
@@ -53,6 +55,20 @@ pub(crate) fn dies_with_gva(command: &mut Command) {
     // SAFETY: prctl(2) is async-signal-safe, and the closure neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(bind);
+    }
+}
+
+/// The child gets `end` under the same number, and nothing else beside its standard streams.
+pub(crate) fn inherits(command: &mut Command, end: OwnedFd) {
+    let share = move || fcntl::fcntl(&end, FcntlArg::F_SETFD(FdFlag::empty())).map(drop);
+    let share = move || share().map_err(io::Error::from);
+    #[expect(
+        unsafe_code,
+        reason = "there is no safe way to act between fork and exec"
+    )]
+    // SAFETY: fcntl(2) is async-signal-safe, and the closure neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(share);
     }
 }
 

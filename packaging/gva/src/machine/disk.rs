@@ -1,0 +1,201 @@
+//! One image that is attached: which format it has, whether it may be written, and the lock that keeps two runs from sharing what one of them writes.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use gvad::sys::lock::{Lock, Mode, try_lock};
+use gvad::sys::superblock::{Content, Superblock, probe};
+use serde_json::{Value, json};
+
+use crate::cli::Role;
+use crate::say;
+
+/// How the bytes of a disk stand in its file. Told by the file's name alone: a guest can write what it likes at the start of a raw disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// As they are.
+    Raw,
+    /// QEMU's own.
+    Qcow2,
+    /// VMware's; only to be read.
+    Vmdk,
+}
+
+impl Format {
+    /// By the end of the name.
+    pub(crate) fn by_name(path: &Path) -> Format {
+        match path.extension().and_then(|end| end.to_str()) {
+            Some("qcow2") => Format::Qcow2,
+            Some("vmdk") => Format::Vmdk,
+            _ => Format::Raw,
+        }
+    }
+
+    /// As QEMU names it.
+    pub(crate) fn driver(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+            Format::Vmdk => "vmdk",
+        }
+    }
+}
+
+/// An image, locked.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    /// Names the disk for QEMU, and for the guest: its serial number.
+    pub(crate) id: String,
+    /// Absolute.
+    path: PathBuf,
+    format: Format,
+    block_device: bool,
+    pub(crate) read_only: bool,
+    /// Which file it is.
+    identity: (u64, u64),
+    _lock: Lock,
+}
+
+impl Disk {
+    /// Opens and locks an image for `role`.
+    pub(crate) fn open(path: &Path, role: Role, id: &str) -> anyhow::Result<Disk> {
+        let shown = path.display();
+        let what = format!("the {} image {shown}", role.name());
+        let format = Format::by_name(path);
+        let written = OpenOptions::new().read(true).write(true).open(path);
+        let (file, writable) = match written {
+            Ok(file) => (file, true),
+            Err(err) if role != Role::Output && cannot_be_written(&err) => {
+                let file = File::open(path).with_context(|| format!("opening {what}"))?;
+                (file, false)
+            }
+            Err(err) => return Err(err).with_context(|| format!("opening {what}")),
+        };
+        let found = file
+            .metadata()
+            .with_context(|| format!("looking at {what}"))?;
+        let block_device = found.file_type().is_block_device();
+        if !found.is_file() && !block_device {
+            bail!("{what} is neither a file nor a block device");
+        }
+        let content = match format {
+            Format::Raw => Some(look(&file, role, &what)?),
+            Format::Qcow2 | Format::Vmdk => None,
+        };
+        let medium = |fstype: &str| ["iso9660", "squashfs", "erofs"].contains(&fstype);
+        let read_only = !writable
+            || role == Role::Data
+            || format == Format::Vmdk
+            || content.flatten().is_some_and(|found| medium(found.fstype));
+        if read_only && role == Role::Output {
+            bail!("{what} cannot be written");
+        }
+        let mode = if read_only {
+            Mode::Shared
+        } else {
+            Mode::Exclusive
+        };
+        let lock = try_lock(&file, mode)
+            .with_context(|| format!("locking {what}"))?
+            .with_context(|| format!("{what} is in use by another run"))?;
+        Ok(Disk {
+            id: id.to_owned(),
+            path: path
+                .canonicalize()
+                .with_context(|| format!("looking at {what}"))?,
+            format,
+            block_device,
+            read_only,
+            identity: (found.dev(), found.ino()),
+            _lock: lock,
+        })
+    }
+
+    /// A CD, with whatever is on it.
+    pub(crate) fn open_cd(path: &Path, id: &str) -> anyhow::Result<Disk> {
+        let what = format!("the CD image {}", path.display());
+        let file = File::open(path).with_context(|| format!("opening {what}"))?;
+        let found = file
+            .metadata()
+            .with_context(|| format!("looking at {what}"))?;
+        let lock = try_lock(&file, Mode::Shared)
+            .with_context(|| format!("locking {what}"))?
+            .with_context(|| format!("{what} is in use by another run"))?;
+        Ok(Disk {
+            id: id.to_owned(),
+            path: path
+                .canonicalize()
+                .with_context(|| format!("looking at {what}"))?,
+            format: Format::Raw,
+            block_device: found.file_type().is_block_device(),
+            read_only: true,
+            identity: (found.dev(), found.ino()),
+            _lock: lock,
+        })
+    }
+
+    /// Whether it is the same file.
+    pub(crate) fn is(&self, other: &Disk) -> bool {
+        self.identity == other.identity
+    }
+
+    /// For people.
+    pub(crate) fn shown(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// For `-blockdev` and `blockdev-add`. A name that is no UTF-8 cannot be passed as JSON, and has no place elsewhere either.
+    pub(crate) fn blockdev(&self) -> anyhow::Result<Value> {
+        let path = self
+            .path
+            .to_str()
+            .with_context(|| format!("the name {} is not UTF-8", self.path.display()))?;
+        let driver = if self.block_device {
+            "host_device"
+        } else {
+            "file"
+        };
+        Ok(json!({
+            "driver": self.format.driver(), "node-name": self.id, "read-only": self.read_only, "discard": "unmap",
+            "file": { "driver": driver, "filename": path, "discard": "unmap" },
+        }))
+    }
+}
+
+fn cannot_be_written(err: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(err.kind(), PermissionDenied | ReadOnlyFilesystem)
+}
+
+/// Looks whether gvad will find the image, so that a wrong one is told before anything boots.
+fn look(mut file: &File, role: Role, what: &str) -> anyhow::Result<Option<Superblock>> {
+    let reading = || format!("reading {what}");
+    let size = file.seek(SeekFrom::End(0)).with_context(reading)?;
+    let found = match probe(file, size).with_context(reading)? {
+        Content::FileSystem(found) => found,
+        // gvad looks into its partitions.
+        Content::Other(table) if table.contains("partition table") => return Ok(None),
+        Content::Other(other) => bail!("{what} is {other}"),
+        Content::Unknown => bail!("{what} holds no file system; make one with gva image"),
+    };
+    let label = String::from_utf8_lossy(&found.label).into_owned();
+    if found.fstype == "squashfs" {
+        say::warn(&format!(
+            "warning: {what} is squashfs, which has no label: the base must name its device in gvad.toml"
+        ));
+    } else if !label.starts_with(role.label()) {
+        let wanted = role.label();
+        bail!(
+            "{what} has {}, and gvad looks for {wanted}; gva image sets it, or for ext4: e2label IMAGE {wanted}",
+            if label.is_empty() {
+                "no label".into()
+            } else {
+                format!("the label {label:?}")
+            }
+        );
+    }
+    Ok(Some(found))
+}

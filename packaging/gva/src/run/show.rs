@@ -1,0 +1,215 @@
+//! What a person or a program sees while the machine runs: lines as things happen on standard error, or with `--json` on standard output.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use gvad::name::ScriptName;
+use gvad::outcome::RunResult;
+use gvad::report::event::{Event, Line};
+use serde_json::{Value, json};
+
+use super::follow::Follow;
+use crate::say::one_line;
+
+/// The progress line is no longer than a narrow terminal.
+const COLUMNS: usize = 78;
+
+/// Shows.
+#[derive(Debug)]
+pub(crate) struct Show {
+    since: Instant,
+    json: bool,
+    quiet: bool,
+    terminal: bool,
+    colours: bool,
+    /// The progress line is on the screen.
+    progress: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Colour {
+    Plain,
+    Good,
+    Bad,
+}
+
+impl Show {
+    /// Time begins here.
+    pub(crate) fn new(json: bool, quiet: bool) -> Show {
+        let terminal = io::stderr().is_terminal();
+        Show {
+            since: Instant::now(),
+            json,
+            quiet: quiet || json,
+            terminal,
+            colours: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            progress: false,
+        }
+    }
+
+    /// How long it has been.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Something that gva did.
+    pub(crate) fn say(&mut self, text: &str) {
+        self.line(Colour::Plain, text);
+    }
+
+    /// Something that is wrong, whoever asked for quiet.
+    pub(crate) fn warn(&mut self, text: &str) {
+        self.clear();
+        crate::say::warn(text);
+    }
+
+    /// Something that the guest told.
+    pub(crate) fn event(&mut self, line: &Line) {
+        if self.json {
+            if let Ok(value) = serde_json::to_value(line) {
+                print(&value);
+            }
+            return;
+        }
+        match &line.event {
+            Event::Ready { gvad_version, .. } => {
+                self.line(Colour::Plain, &format!("ready      gvad {gvad_version}"));
+            }
+            Event::Mounted { image } => {
+                let (role, fstype, device) = (&image.role, &image.fstype, &image.device);
+                self.line(
+                    Colour::Plain,
+                    &format!("mounted    {role}, {fstype} on {device}"),
+                );
+            }
+            Event::Started { run_id, name, .. } => {
+                self.line(
+                    Colour::Plain,
+                    &format!("started    {}", named(run_id, name)),
+                );
+            }
+            Event::Finished { result } => self.finished(result),
+            Event::Released { image, reason } => {
+                let why = reason.as_deref().map(|why| format!(": {why}"));
+                let why = why.unwrap_or_default();
+                self.line(Colour::Plain, &format!("released   {}{why}", image.role));
+            }
+            Event::Drained { succeeded, failed } => {
+                let text = format!("drained    {succeeded} succeeded, {failed} failed");
+                self.line(Colour::Plain, &text);
+            }
+            Event::Stopping {} => self.line(Colour::Plain, "stopping"),
+            Event::Error { message } => self.warn(&format!("the appliance says: {message}")),
+            Event::Answer {
+                ok: false, message, ..
+            } => {
+                let message = message.as_deref().unwrap_or("it did not say why");
+                self.warn(&format!("the appliance refused: {message}"));
+            }
+            Event::Progress { .. }
+            | Event::Heartbeat { .. }
+            | Event::Status { .. }
+            | Event::Answer { .. } => {}
+        }
+    }
+
+    fn finished(&mut self, result: &RunResult) {
+        let run = named(&result.run_id, &result.name);
+        let time = result
+            .duration_ms
+            .map(|ms| format!("{}.{:03} s", ms / 1000, ms % 1000))
+            .unwrap_or_default();
+        if result.success {
+            self.line(Colour::Good, &format!("succeeded  {run}  {time}"));
+            return;
+        }
+        let reason = result.reason.as_deref().unwrap_or_default();
+        let text = format!(
+            "failed     {run}  {time}  {} {}  {reason}",
+            result.outcome,
+            result.detail()
+        );
+        self.line(Colour::Bad, text.trim_end());
+    }
+
+    /// The line that moves.
+    pub(crate) fn progress(&mut self, follow: &Follow) {
+        if self.quiet || !self.terminal {
+            return;
+        }
+        let seconds = self.elapsed().as_secs();
+        let what = match (&follow.running, &follow.boot_id) {
+            (Some((run, Some(told))), _) => format!("{run}: {told}"),
+            (Some((run, None)), _) => run.clone(),
+            (None, None) => "booting".into(),
+            (None, Some(_)) => "waiting".into(),
+        };
+        let text: String = one_line(&format!("{seconds:5} s  {what}"));
+        let text: String = text.chars().take(COLUMNS).collect();
+        // Nobody may be looking.
+        let _ = write!(io::stderr(), "\r\u{1b}[K{text}");
+        self.progress = true;
+    }
+
+    /// Takes the progress line away.
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.progress) {
+            let _ = write!(io::stderr(), "\r\u{1b}[K");
+        }
+    }
+
+    fn line(&mut self, colour: Colour, text: &str) {
+        if self.quiet {
+            return;
+        }
+        self.clear();
+        let (on, off) = match colour {
+            Colour::Good if self.colours => ("\u{1b}[32m", "\u{1b}[0m"),
+            Colour::Bad if self.colours => ("\u{1b}[31m", "\u{1b}[0m"),
+            _ => ("", ""),
+        };
+        let seconds = self.elapsed().as_secs_f64();
+        let text = one_line(text);
+        let _ = writeln!(io::stderr(), "{seconds:8.2} s  {on}{text}{off}");
+    }
+
+    /// The last line for programs.
+    pub(crate) fn summary(
+        &self,
+        follow: &Follow,
+        code: u8,
+        accelerator: &str,
+        problem: Option<&str>,
+    ) {
+        if self.json {
+            let succeeded = follow
+                .results
+                .values()
+                .filter(|result| result.success)
+                .count();
+            let millis = self.elapsed().as_millis();
+            print(&json!({
+                "event": "summary", "exit": code, "succeeded": succeeded, "failed": follow.results.len() - succeeded,
+                "events_lost": follow.lost, "duration_ms": u64::try_from(millis).unwrap_or(u64::MAX),
+                "accelerator": accelerator, "problem": problem,
+            }));
+        }
+    }
+}
+
+fn print(value: &Value) {
+    // Whoever closed the pipe has read enough; the exit status says the rest.
+    let _ = writeln!(io::stdout(), "{value}");
+}
+
+/// The name of the run; and that of the script where it is another.
+fn named(run_id: &str, name: &ScriptName) -> String {
+    if run_id
+        .split_once('-')
+        .is_some_and(|(_, rest)| rest == name.script)
+    {
+        run_id.to_owned()
+    } else {
+        format!("{run_id} ({name})")
+    }
+}
