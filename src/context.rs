@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tokio::sync::watch;
 
-use crate::config::Config;
+use crate::config::{Config, WhenDrained};
 use crate::parameters::Parameters;
 use crate::run::Runner;
 use crate::status::Board;
@@ -49,5 +49,17 @@ impl Context {
     #[must_use]
     pub fn draining(&self) -> bool {
         self.mode == Mode::Drain
+    }
+
+    /// Whether gvad ends when no script waits.
+    #[must_use]
+    pub fn ends_when_drained(&self) -> bool {
+        self.draining() || self.config().lifecycle.when_drained != WhenDrained::Wait
+    }
+
+    /// Whether the machine is powered off when no script waits.
+    #[must_use]
+    pub fn powers_off(&self) -> bool {
+        !self.draining() && self.config().lifecycle.when_drained == WhenDrained::Poweroff
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,7 +17,7 @@ use crate::config::{self, Config, Leftovers, Overrides, WhenDrained};
 use crate::context::{Context, Mode};
 use crate::parameters::{Parameters, credentials};
 use crate::run::Runner;
-use crate::session::{self, Carried, Ended};
+use crate::session::{self, Ended, turns};
 use crate::status::{Board, State};
 use crate::stop::{self, Stopper};
 use crate::surroundings::limits;
@@ -25,11 +25,6 @@ use crate::sys::dir::Dir;
 use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
 use crate::sys::{file, process};
 use crate::{control, poweroff, systemd};
-
-/// After a session that failed, the next is tried so soon; the pauses double.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// And no later than this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Where the configuration comes from, to read it again.
 #[derive(Debug, Clone)]
@@ -248,7 +243,7 @@ impl Process {
         }
         systemd::ready();
         session::announce(&ctx);
-        let ended = sessions(&ctx).await;
+        let ended = turns::run(&ctx).await;
         ctx.board.state(State::Stopped, None);
         helpers.shutdown().await;
         control::remove(&temp_dir);
@@ -267,35 +262,5 @@ impl Process {
             counts.failed == 0,
             ended == Ended::Drained && ctx.mode == Mode::Daemon && poweroff,
         ))
-    }
-}
-
-/// One session after the other: an image that fails ends a session, not the daemon.
-async fn sessions(ctx: &Context) -> anyhow::Result<Ended> {
-    let mut carried = Carried::default();
-    let (mut pause, mut tried) = (FIRST_PAUSE, false);
-    loop {
-        let begun = Instant::now();
-        let err = match session::run(ctx, &mut carried).await {
-            Ok(ended) => return Ok(ended),
-            Err(err) => err,
-        };
-        // A drain tries once more only to record what it knows already.
-        let owed = carried.pending.is_some() && !std::mem::replace(&mut tried, true);
-        if ctx.stop.wanted() || !carried.worked || (ctx.draining() && !owed) {
-            return Err(err);
-        }
-        if begun.elapsed() > LONGEST_PAUSE {
-            pause = FIRST_PAUSE;
-        }
-        error!(
-            "{err:#}; trying again in {}",
-            humantime::format_duration(pause)
-        );
-        ctx.board.state(State::Retrying, Some(format!("{err:#}")));
-        if !ctx.stop.sleep(pause).await {
-            return Ok(Ended::Stopped);
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

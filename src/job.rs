@@ -1,6 +1,9 @@
 //! A job: one script from script-bin to its result, step by step. Each step's work is another file's; their order, and what
 //! happens when one fails, is here.
 
+mod ran_before;
+mod taken_out;
+
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
@@ -8,9 +11,10 @@ use std::io;
 use anyhow::Context as _;
 use tracing::{error, info, warn};
 
-use crate::claim::{Claim, Claiming, Opened, Opening, ScriptBin};
+use crate::claim::{Claim, Claiming, Opening, ScriptBin};
 use crate::config::{Config, WorkingDirectory};
 use crate::context::Context;
+use crate::image::Presence;
 use crate::ledger::Ledger;
 use crate::ledger::line::Start;
 use crate::name::{ScriptName, shown};
@@ -34,6 +38,8 @@ pub struct Workplace {
     pub places: Places,
     /// A result that could not be made durable, and the ledger that has its start mark.
     pub pending: Option<(String, RunResult)>,
+    /// Whether the images are still attached.
+    pub presence: Presence,
     /// Scripts on a medium that cannot be written whose bytes were seen in this session to be those that were run.
     pub verified: HashSet<String>,
     /// The application image could be written when the session began, and cannot any more.
@@ -134,36 +140,6 @@ impl Workplace {
             Ok(prepared) => self.carry_out(ctx, claim, prepared, attempt).await,
             Err(blocked) => Ok(blocked),
         }
-    }
-
-    /// Whether this very file was run on a medium that cannot be written. On one that can be now, it is removed: it has its result.
-    async fn ran_before(&mut self, opened: &Opened) -> io::Result<bool> {
-        let mut marks = self.ledger.unsettled.iter();
-        // The image could be written when this was claimed, but the claim did not reach the disk; and now it cannot be removed.
-        let marked = marks.any(|(start, again)| !again && start.identity.same(&opened.identity));
-        if marked && self.script_bin.claims.is_none() {
-            return Ok(true);
-        }
-        let Some(sha256) = self.ledger.ran(&opened.identity) else {
-            return Ok(false);
-        };
-        let key = opened.identity.key();
-        if self.verified.contains(&key) {
-            return Ok(true);
-        }
-        // Bytes that could not be read when it was recorded are no other bytes now.
-        let same = sha256.is_empty() || stage::hash(&opened.file).await? == sha256;
-        if same {
-            info!(
-                script = shown(&opened.name),
-                "was run already, from a medium that cannot be written"
-            );
-            self.verified.insert(key);
-        }
-        if same && self.script_bin.claims.is_some() {
-            self.script_bin.dir.remove_protected(&opened.name)?;
-        }
-        Ok(same)
     }
 
     /// Lets the ledger forget what is durably over.
@@ -329,7 +305,7 @@ impl Workplace {
                     attempt = start.attempt,
                     "started"
                 );
-                running.finish(limits, &ctx.stop, result).await;
+                self.see_through(ctx, running, limits, result).await;
             }
             Err(reason) => result.reason = Some(reason),
         }

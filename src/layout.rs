@@ -4,12 +4,13 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tracing::{info, warn};
 
 use crate::config::{Config, Wait};
 use crate::context::Context;
-use crate::image::{Image, Register, Role, Wanted, attach};
+use crate::image::{Image, Presence, Probed, Register, Role, Wanted, attach, attach_medium};
+use crate::queue::{Next, Queue};
 use crate::status::State;
 use crate::surroundings::Places;
 use crate::sys::dir::Dir;
@@ -33,21 +34,34 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 enum Waited {
     There(Box<Image>),
     Absent,
+    Else(Gathered),
+}
+
+/// What gathering the images came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gathered {
+    /// All are mounted that are needed.
+    All,
+    /// gvad was asked to stop meanwhile.
     Stopped,
+    /// All media are done, and that is when gvad ends.
+    Drained,
+    /// An image was taken out meanwhile, and which.
+    Gone(String),
 }
 
 impl Layout {
-    /// Waits for the images and mounts them. Images already in `self` stay there whatever happens, to be released. False if gvad
-    /// was asked to stop meanwhile.
+    /// Waits for the images and mounts them; where application media are a queue, the one whose turn it is. Images already in `self` stay there
+    /// whatever happens, to be released.
     ///
     /// # Errors
     /// An image cannot be used, or one that `gvad drain` needs is not there.
-    pub async fn gather(&mut self, ctx: &Context) -> anyhow::Result<bool> {
+    pub async fn gather(&mut self, ctx: &Context, queue: &mut Queue) -> anyhow::Result<Gathered> {
         let config = ctx.config();
         let mut since = Instant::now();
         let register = Register::new(&config.run.temp_dir, &ctx.boot_id);
         for role in [Role::Application, Role::Data, Role::Output] {
-            let wanted = wanted(&config, role, &register);
+            let wanted = wanted(ctx, role, &queue.probed);
             // Data and output are waited for from the moment at which the application is there, side by side.
             if wanted.role == Role::Data {
                 since = Instant::now();
@@ -60,15 +74,23 @@ impl Layout {
                     wanted.role
                 );
             }
-            match wait_for(ctx, &config, &wanted, since).await? {
+            let waited = if wanted.role == Role::Application {
+                wait_for_application(ctx, &wanted, queue).await?
+            } else {
+                let needed = needed(&config, wanted.role, queue);
+                let others = Presence::of(&self.images);
+                wait_for(ctx, &wanted, needed, since, &others).await?
+            };
+            match waited {
                 Waited::There(image) => {
+                    queue.had_output |= image.role == Role::Output;
                     ctx.board.mounted(&image);
                     self.images.push(*image);
                 }
                 Waited::Absent => {
                     info!(role = %wanted.role, source = wanted.source, "no such image: doing without")
                 }
-                Waited::Stopped => return Ok(false),
+                Waited::Else(gathered) => return Ok(gathered),
             }
         }
         let used: Vec<&Path> = self
@@ -77,7 +99,7 @@ impl Layout {
             .map(|image| image.path.as_path())
             .collect();
         register.unmount_all_but(&used)?;
-        Ok(true)
+        Ok(Gathered::All)
     }
 
     /// The image with this role.
@@ -149,17 +171,94 @@ fn make_directory(parent: &Path, name: &str) -> std::io::Result<()> {
     parent.open_dir(name).map(drop)
 }
 
+/// Waits for what comes next in the queue of media, or for the one place that the source names.
+async fn wait_for_application(
+    ctx: &Context,
+    wanted: &Wanted,
+    queue: &mut Queue,
+) -> anyhow::Result<Waited> {
+    let config = ctx.config();
+    let (limit, waiting) = patience(ctx, &config, Role::Application);
+    let missing = || {
+        let reason = format!("no application image {}", wanted.source);
+        (waiting, Some(reason))
+    };
+    let (since, mut pause) = (Instant::now(), FIRST_PAUSE);
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = queue.next(wanted) => next?,
+            () = ctx.stop.asked() => return Ok(Waited::Else(Gathered::Stopped)),
+        };
+        let (state, reason) = match next {
+            Next::Place => match attach_or_stop(ctx, attach(wanted)).await? {
+                None => return Ok(Waited::Else(Gathered::Stopped)),
+                Some(Some(image)) => return Ok(Waited::There(Box::new(image))),
+                Some(None) => missing(),
+            },
+            Next::Turn(medium) => {
+                let which = medium.attachment.clone();
+                match attach_or_stop(ctx, attach_medium(wanted, medium)).await? {
+                    None => return Ok(Waited::Else(Gathered::Stopped)),
+                    Some(Some(image)) if image.attachment.as_ref() == Some(&which) => {
+                        return Ok(Waited::There(Box::new(image)));
+                    }
+                    // Exchanged between the look and now.
+                    Some(Some(image)) => image.release().await?,
+                    Some(None) => {}
+                }
+                missing()
+            }
+            Next::AllDone if ctx.ends_when_drained() => {
+                return Ok(Waited::Else(Gathered::Drained));
+            }
+            Next::Nothing if ctx.ends_when_drained() && queue.worked_off() => {
+                return Ok(Waited::Else(Gathered::Drained));
+            }
+            Next::AllDone => (State::Idle, None),
+            Next::Later(problem) => (State::Retrying, Some(problem)),
+            Next::Nothing | Next::Unknown => missing(),
+        };
+        let over = limit.is_some_and(|limit| since.elapsed() >= limit);
+        if let Some(reason) = reason.as_ref().filter(|_| over && state == waiting)
+            && ctx.draining()
+        {
+            return Err(waited_in_vain(reason, limit));
+        }
+        ctx.board.state(state, reason);
+        if !ctx.stop.sleep(rest(pause, limit, since)).await {
+            return Ok(Waited::Else(Gathered::Stopped));
+        }
+        pause = (pause * 2).min(config.watch.poll_interval.0);
+    }
+}
+
+fn waited_in_vain(missing: &str, limit: Option<Duration>) -> anyhow::Error {
+    let limit = humantime::format_duration(limit.unwrap_or_default());
+    anyhow!("{missing} after waiting {limit}")
+}
+
+/// The pause before the next look, which is no longer than what is left of the limit.
+fn rest(pause: Duration, limit: Option<Duration>, since: Instant) -> Duration {
+    let rest = limit.map_or(Duration::MAX, |limit| {
+        limit.saturating_sub(since.elapsed()).max(FIRST_PAUSE)
+    });
+    pause.min(rest)
+}
+
+/// Waits for the data or the output image.
 async fn wait_for(
     ctx: &Context,
-    config: &Config,
     wanted: &Wanted,
+    needed: bool,
     since: Instant,
+    others: &Presence,
 ) -> anyhow::Result<Waited> {
-    let (limit, state) = patience(ctx, config, wanted.role);
+    let (limit, state) = patience(ctx, &ctx.config(), wanted.role);
     let mut pause = FIRST_PAUSE;
     loop {
-        let Some(found) = attach_or_stop(ctx, wanted).await? else {
-            return Ok(Waited::Stopped);
+        let Some(found) = attach_or_stop(ctx, attach(wanted)).await? else {
+            return Ok(Waited::Else(Gathered::Stopped));
         };
         let (missing, unwritable) = match found {
             Some(image) if wanted.role == Role::Output && image.read_only => {
@@ -173,29 +272,29 @@ async fn wait_for(
             None => (format!("no {} image {}", wanted.role, wanted.source), false),
         };
         let over = limit.is_some_and(|limit| since.elapsed() >= limit);
-        if over && (required(config, wanted.role) || unwritable) && ctx.draining() {
-            bail!(
-                "{missing} after waiting {}",
-                humantime::format_duration(limit.unwrap_or_default())
-            );
+        if over && (needed || unwritable) && ctx.draining() {
+            return Err(waited_in_vain(&missing, limit));
         }
-        if over && !required(config, wanted.role) && !unwritable {
+        if over && !needed && !unwritable {
             return Ok(Waited::Absent);
         }
+        if let Some(gone) = others.missing().await {
+            return Ok(Waited::Else(Gathered::Gone(gone)));
+        }
         ctx.board.state(state, Some(missing));
-        let rest = limit.map_or(Duration::MAX, |limit| {
-            limit.saturating_sub(since.elapsed()).max(FIRST_PAUSE)
-        });
-        if !ctx.stop.sleep(pause.min(rest)).await {
-            return Ok(Waited::Stopped);
+        if !ctx.stop.sleep(rest(pause, limit, since)).await {
+            return Ok(Waited::Else(Gathered::Stopped));
         }
         pause = (pause * 2).min(ctx.config().watch.poll_interval.0);
     }
 }
 
 /// Attaches the image, but does not wait for a device that hangs once gvad is asked to stop. `None` then.
-async fn attach_or_stop(ctx: &Context, wanted: &Wanted) -> anyhow::Result<Option<Option<Image>>> {
-    let mut work = std::pin::pin!(attach(wanted));
+async fn attach_or_stop(
+    ctx: &Context,
+    attaching: impl Future<Output = anyhow::Result<Option<Image>>>,
+) -> anyhow::Result<Option<Option<Image>>> {
+    let mut work = std::pin::pin!(attaching);
     tokio::select! {
         biased;
         found = &mut work => found.map(Some),
@@ -222,15 +321,18 @@ fn patience(ctx: &Context, config: &Config, role: Role) -> (Option<Duration>, St
     }
 }
 
-fn required(config: &Config, role: Role) -> bool {
+fn needed(config: &Config, role: Role, queue: &Queue) -> bool {
     match role {
         Role::Application => true,
         Role::Data => config.data.required,
-        Role::Output => config.output.required,
+        Role::Output => config.output.required || queue.had_output,
     }
 }
 
-fn wanted(config: &Config, role: Role, register: &Register) -> Wanted {
+/// What the configuration says of the image with this role.
+#[must_use]
+pub fn wanted(ctx: &Context, role: Role, probed: &Probed) -> Wanted {
+    let config = &*ctx.config();
     let Config {
         application,
         data,
@@ -267,6 +369,7 @@ fn wanted(config: &Config, role: Role, register: &Register) -> Wanted {
         options: options.clone(),
         mount_point: mount_point.clone(),
         read_only,
-        register: register.clone(),
+        register: Register::new(&config.run.temp_dir, &ctx.boot_id),
+        probed: probed.clone(),
     }
 }

@@ -32,6 +32,7 @@ pub mod systemd;
 
 pub mod image;
 pub mod layout;
+pub mod queue;
 pub mod recover;
 pub mod session;
 pub mod watch;

@@ -122,6 +122,14 @@ impl RunResult {
         }
     }
 
+    /// Says something more of it.
+    pub fn add_reason(&mut self, more: &str) {
+        self.reason = Some(match self.reason.take() {
+            Some(reason) => format!("{reason}; {more}"),
+            None => more.to_owned(),
+        });
+    }
+
     /// Tells it in one line of the log.
     pub fn log(&self) {
         let reason = self.reason.as_deref().unwrap_or_default();

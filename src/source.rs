@@ -3,14 +3,16 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::sys::glob;
+
 /// Where an image comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
-    /// A file system's label.
+    /// A file system's label, or a pattern for labels.
     Label(String),
     /// A file system's UUID, in the form that blkid(8) prints.
     Uuid(String),
-    /// A partition's name (GPT).
+    /// A partition's name (GPT), or a pattern for names.
     PartLabel(String),
     /// A partition's identifier.
     PartUuid(String),
@@ -63,6 +65,40 @@ impl Source {
             "{text:?} is not a source: LABEL=, UUID=, PARTLABEL=, PARTUUID=, the absolute path of a block device, image file or \
              directory, or with fstype = \"virtiofs\" or \"9p\" a share's tag"
         ))
+    }
+}
+
+impl Source {
+    /// It is a pattern, and may name several images.
+    #[must_use]
+    pub fn is_pattern(&self) -> bool {
+        matches!(self, Source::Label(label) | Source::PartLabel(label) if glob::is_pattern(label))
+    }
+
+    /// Whether this can be the source of the data or the output image beside that application.
+    ///
+    /// # Errors
+    /// Why not, as a text for people.
+    pub fn fits_beside(&self, application: &Source) -> Result<(), String> {
+        if self.is_pattern() {
+            return Err(format!(
+                "{self} is a pattern: only application.source may name several images"
+            ));
+        }
+        let both = match (application, self) {
+            (Source::Label(pattern), Source::Label(label))
+            | (Source::PartLabel(pattern), Source::PartLabel(label)) => Some((pattern, label)),
+            _ => None,
+        };
+        let taken = |(pattern, label): (&String, &String)| {
+            application.is_pattern() && glob::matches(pattern.as_bytes(), label.as_bytes())
+        };
+        if both.is_some_and(taken) {
+            return Err(format!(
+                "application.source {application} stands for {self} too: take labels that can be told apart"
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -46,6 +46,8 @@ pub enum State {
     Running,
     /// An image failed; it is mounted anew.
     Retrying,
+    /// A medium is done, or was taken out: the images are being unmounted, and the next has its turn.
+    Releasing,
     /// It was asked to stop.
     Stopping,
     /// It has unmounted everything.

@@ -158,8 +158,12 @@ fn check(config: &mut Config) -> Result<(), Complaint> {
         ("output", &output.source, &output.fstype, &output.options),
     ] {
         check_fstype(fstype).map_err(|message| complaint(&format!("{section}.fstype"), message))?;
-        Source::parse(source, fstype)
-            .map_err(|message| complaint(&format!("{section}.source"), message))?;
+        let parsed = Source::parse(source, fstype);
+        let fits = parsed.and_then(|source| match section {
+            "application" => Ok(()),
+            _ => source.fits_beside(&Source::parse(&application.source, &application.fstype)?),
+        });
+        fits.map_err(|message| complaint(&format!("{section}.source"), message))?;
         check_options(options)
             .map_err(|message| complaint(&format!("{section}.options"), message))?;
     }

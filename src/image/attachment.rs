@@ -7,6 +7,9 @@ use std::path::Path;
 use crate::config::{DEV, SYS_CLASS_BLOCK};
 use crate::sys::blockdev::{self, BlockDevice};
 
+/// Major number of SCSI, SATA and USB drives for discs; the kernel's admin-guide/devices.txt.
+const OPTICAL: u32 = 11;
+
 /// Which device, and which attachment of it. In the order in which they were attached.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attachment {
@@ -36,6 +39,22 @@ impl Attachment {
     pub fn numbered(numbers: (u32, u32)) -> Option<Attachment> {
         let found = blockdev::numbered(Path::new(SYS_CLASS_BLOCK), Path::new(DEV), numbers);
         found.ok()?.as_ref().map(Attachment::of)
+    }
+
+    /// Whether it is still attached. The kernel learns of a disc that was changed only when the drive is asked, and opening it asks.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let (sys, dev) = (Path::new(SYS_CLASS_BLOCK), Path::new(DEV));
+        if self.numbers.0 == OPTICAL {
+            // A drive that answers nothing tells nothing; what counts is what sysfs says then.
+            let _ = blockdev::open(&dev.join(&self.name));
+        }
+        match blockdev::named(sys, dev, &self.name) {
+            Ok(Some(device)) => Attachment::of(&device) == *self,
+            // Without sysfs nothing is known.
+            Ok(None) => !sys.is_dir(),
+            Err(_) => true,
+        }
     }
 
     /// The disk's serial number.

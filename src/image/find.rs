@@ -8,12 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 
-use super::Wanted;
+use super::{Attachment, Wanted};
 use crate::config::{DEV, SYS_CLASS_BLOCK};
 use crate::source::Source;
-use crate::sys::blockdev::{self, BlockDevice};
-use crate::sys::mountinfo;
-use crate::sys::superblock::{self, Content, Superblock};
+use crate::sys::{blockdev, mountinfo};
 
 /// An image that is there.
 #[derive(Debug, Clone)]
@@ -24,25 +22,85 @@ pub(super) enum Found {
     Share(String),
 }
 
+/// What may be taken as the application image.
+#[derive(Debug)]
+pub enum Sight {
+    /// A directory, an image file or a share: one place, there or not.
+    Place,
+    /// Block devices, in the order in which they were attached.
+    Media(Vec<Candidate>),
+}
+
+/// A block device that the source names.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Which.
+    pub attachment: Attachment,
+    /// Its node.
+    pub path: PathBuf,
+}
+
 /// Looks for the image; `None` if it is not there (yet).
 ///
 /// # Errors
 /// Two devices match, or the devices cannot be listed.
 pub(super) fn find(wanted: &Wanted) -> anyhow::Result<Option<Found>> {
-    let source =
-        Source::parse(&wanted.source, &wanted.fstype).map_err(|message| anyhow!(message))?;
-    let path = match source {
-        Source::Tag(tag) => return Ok(Some(Found::Share(tag))),
+    let source = parse(wanted)?;
+    match &source {
+        Source::Tag(tag) => Ok(Some(Found::Share(tag.clone()))),
+        Source::Path(path) => at_path(path),
+        _ => match list(wanted, &source, &[])?.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(Found::Device(one.path.clone()))),
+            [one, two, ..] => bail!(
+                "both {} and {} match: which of them is meant?",
+                one.path.display(),
+                two.path.display()
+            ),
+        },
+    }
+}
+
+/// Looks for everything that the source names. Devices among `known` are not opened: they were found to match before.
+///
+/// # Errors
+/// The devices cannot be listed.
+pub(super) fn sight(wanted: &Wanted, known: &[Attachment]) -> anyhow::Result<Sight> {
+    let source = parse(wanted)?;
+    let path = match &source {
+        Source::Tag(_) => return Ok(Sight::Place),
         Source::Path(path) => path,
-        Source::Label(_) | Source::Uuid(_) | Source::PartLabel(_) | Source::PartUuid(_) => {
-            return Ok(find_device(&source)?.map(Found::Device));
-        }
+        _ => return Ok(Sight::Media(list(wanted, &source, known)?)),
     };
-    let meta = match fs::metadata(&path) {
+    match at_path(path)? {
+        None => Ok(Sight::Media(Vec::new())),
+        Some(Found::Device(path)) => {
+            let numbers = blockdev::numbers(fs::metadata(&path)?.rdev());
+            let attachment = Attachment::numbered(numbers).into_iter();
+            Ok(Sight::Media(
+                attachment
+                    .map(|attachment| Candidate {
+                        attachment,
+                        path: path.clone(),
+                    })
+                    .collect(),
+            ))
+        }
+        Some(Found::ImageFile(_) | Found::Directory(_) | Found::Share(_)) => Ok(Sight::Place),
+    }
+}
+
+fn parse(wanted: &Wanted) -> anyhow::Result<Source> {
+    Source::parse(&wanted.source, &wanted.fstype).map_err(|message| anyhow!(message))
+}
+
+fn at_path(path: &Path) -> anyhow::Result<Option<Found>> {
+    let meta = match fs::metadata(path) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.with_context(|| format!("looking at {}", path.display()))?,
     };
     let kind = meta.file_type();
+    let path = path.to_owned();
     Ok(Some(match () {
         () if kind.is_dir() => Found::Directory(path),
         () if kind.is_file() => Found::ImageFile(path),
@@ -54,55 +112,27 @@ pub(super) fn find(wanted: &Wanted) -> anyhow::Result<Option<Found>> {
     }))
 }
 
-fn find_device(source: &Source) -> anyhow::Result<Option<PathBuf>> {
+/// Every device that the source names, in the order in which they were attached.
+fn list(wanted: &Wanted, source: &Source, known: &[Attachment]) -> anyhow::Result<Vec<Candidate>> {
     let root = root_device();
+    let devices = blockdev::list(Path::new(SYS_CLASS_BLOCK), Path::new(DEV))
+        .context("listing block devices")?;
+    wanted.probed.keep(&devices);
     let mut matching = Vec::new();
-    for device in blockdev::list(Path::new(SYS_CLASS_BLOCK), Path::new(DEV))
-        .context("listing block devices")?
-    {
+    for device in &devices {
+        let attachment = Attachment::of(device);
         if Some((device.major, device.minor)) != root
             && !in_use_below(&device.name)
-            && matches(&device, source)
+            && (known.contains(&attachment) || wanted.probed.matches(device, source))
         {
-            matching.push(device.path);
+            matching.push(Candidate {
+                attachment,
+                path: device.path.clone(),
+            });
         }
     }
-    match matching.as_slice() {
-        [] => Ok(None),
-        [one] => Ok(Some(one.clone())),
-        [one, two, ..] => bail!(
-            "both {} and {} match: which of them is meant?",
-            one.display(),
-            two.display()
-        ),
-    }
-}
-
-fn matches(device: &BlockDevice, source: &Source) -> bool {
-    match source {
-        Source::PartLabel(label) => device
-            .partition_label()
-            .is_ok_and(|found| found.as_ref() == Some(label)),
-        Source::PartUuid(uuid) => device
-            .partition_uuid()
-            .is_ok_and(|found| found.as_ref() == Some(uuid)),
-        Source::Label(label) => {
-            superblock_of(device).is_some_and(|found| found.label == label.as_bytes())
-        }
-        Source::Uuid(uuid) => {
-            superblock_of(device).is_some_and(|found| found.uuid.eq_ignore_ascii_case(uuid))
-        }
-        Source::Path(_) | Source::Tag(_) => false,
-    }
-}
-
-/// A device that cannot be read (an empty drive, a dead disk) matches nothing.
-fn superblock_of(device: &BlockDevice) -> Option<Superblock> {
-    let file = blockdev::open(&device.path).ok()?;
-    match superblock::probe(&file, device.size).ok()? {
-        Content::FileSystem(superblock) => Some(superblock),
-        Content::Other(_) | Content::Unknown => None,
-    }
+    matching.sort_by(|one, other| one.attachment.cmp(&other.attachment));
+    Ok(matching)
 }
 
 /// A device below another (multipath, device mapper) has the same superblock; the upper one is meant.
@@ -123,6 +153,6 @@ fn root_device() -> Option<(u32, u32)> {
         .ok()
         .filter(|meta| meta.file_type().is_block_device());
     Some(device.map_or((root.major, root.minor), |meta| {
-        crate::sys::blockdev::numbers(meta.rdev())
+        blockdev::numbers(meta.rdev())
     }))
 }

@@ -3,6 +3,8 @@
 mod attachment;
 mod find;
 mod mounting;
+mod presence;
+mod probed;
 mod register;
 
 use std::path::{Path, PathBuf};
@@ -17,7 +19,10 @@ use crate::source::is_share;
 use crate::sys::errno::EBUSY;
 use crate::sys::mount;
 pub use attachment::Attachment;
-use find::{Found, find};
+use find::Found;
+pub use find::{Candidate, Sight};
+pub use presence::Presence;
+pub use probed::Probed;
 pub use register::Register;
 
 /// Mounting replays journals, which takes time; a device that answers nothing at all must still come to an end.
@@ -64,6 +69,8 @@ pub struct Wanted {
     pub read_only: bool,
     /// What gvad has mounted.
     pub register: Register,
+    /// What is known of the devices.
+    pub probed: Probed,
 }
 
 /// An image in use.
@@ -102,10 +109,34 @@ fn naming(wanted: &Wanted) -> String {
 /// It is there but cannot be used: one line that names source, device, type and the kernel's answer.
 pub async fn attach(wanted: &Wanted) -> anyhow::Result<Option<Image>> {
     let own = wanted.clone();
-    let work = tokio::task::spawn_blocking(move || {
-        find(&own)?.map(|found| use_image(&own, found)).transpose()
-    });
-    match tokio::time::timeout(MOUNT_BOUND, work).await {
+    bounded(wanted, move || {
+        let found = find::find(&own)?;
+        found.map(|found| use_image(&own, found)).transpose()
+    })
+    .await
+}
+
+/// Mounts one of the media that a look gave; `None` if it is there no longer.
+///
+/// # Errors
+/// As [`attach`].
+pub async fn attach_medium(wanted: &Wanted, candidate: Candidate) -> anyhow::Result<Option<Image>> {
+    let own = wanted.clone();
+    bounded(wanted, move || {
+        let mounted = mounting::device(&own, &candidate.path, None);
+        if mounted.is_err() && !candidate.attachment.is_there() {
+            return Ok(None);
+        }
+        mounted.map(Some)
+    })
+    .await
+}
+
+async fn bounded<T: Send + 'static>(
+    wanted: &Wanted,
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    match tokio::time::timeout(MOUNT_BOUND, tokio::task::spawn_blocking(work)).await {
         Ok(done) => done
             .context("mounting")
             .flatten()
@@ -113,6 +144,14 @@ pub async fn attach(wanted: &Wanted) -> anyhow::Result<Option<Image>> {
         Err(_) => Err(anyhow!("the device did not answer within 5 minutes"))
             .with_context(|| naming(wanted)),
     }
+}
+
+/// Looks for all that may be taken as the application image; see [`Sight`]. May take as long as a device takes to answer.
+///
+/// # Errors
+/// The devices cannot be listed, or the source names something of another kind.
+pub fn sight(wanted: &Wanted, known: &[Attachment]) -> anyhow::Result<Sight> {
+    find::sight(wanted, known).with_context(|| naming(wanted))
 }
 
 fn use_image(wanted: &Wanted, found: Found) -> anyhow::Result<Image> {

@@ -42,8 +42,8 @@ pub struct Recovery<'a> {
     pub run: &'a Run,
     /// This boot.
     pub boot_id: &'a str,
-    /// A result that could not be recorded when the last session ended, and the ledger that has its start mark.
-    pub pending: Option<(String, RunResult)>,
+    /// Results that could not be recorded when an earlier session ended, each with the ledger that has its start mark.
+    pub pending: Vec<(String, RunResult)>,
 }
 
 const STARTED_AGAIN: &str =
@@ -121,10 +121,10 @@ impl Recovery<'_> {
     /// Records that a run was interrupted. True if its script is to be started again.
     fn interrupt(&mut self, start: &Start, results: &mut Vec<RunResult>) -> anyhow::Result<bool> {
         let id = self.ledger.id();
-        let pending = self
-            .pending
-            .take_if(|(ledger, result)| ledger == id && result.run_id == start.run_id)
-            .map(|(_, result)| result);
+        let mut pending = self.pending.iter();
+        let pending = pending
+            .find(|(ledger, result)| ledger == id && result.run_id == start.run_id)
+            .map(|(_, result)| result.clone());
         let seen = pending.is_some();
         let again = !seen
             && self.run.on_interrupted == OnInterrupted::Rerun

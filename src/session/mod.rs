@@ -2,22 +2,24 @@
 
 mod open;
 mod pass;
+pub mod turns;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
 use open::Opening;
 use pass::refusal;
 
 use crate::claim::Settling;
-use crate::config::WhenDrained;
-use crate::context::{Context, Mode};
+use crate::context::Context;
+use crate::image::{Presence, Role};
 use crate::job::Workplace;
-use crate::layout::Layout;
+use crate::layout::{self, Gathered, Layout};
 use crate::outcome::RunResult;
+use crate::queue::Queue;
 use crate::recover::Resumed;
 use crate::scan::Told;
 use crate::status::{ImageStatus, State};
@@ -35,21 +37,27 @@ const UNFINISHED_PATIENCE: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(500);
 
 /// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// gvad was asked to stop.
     Stopped,
     /// No script waits, and that is when gvad ends.
     Drained,
+    /// Everything on the medium that had its turn is done.
+    Released,
+    /// An image was taken out, and which.
+    Gone(String),
 }
 
 /// What outlives a session.
 #[derive(Debug, Default)]
 pub struct Carried {
-    /// A result that could not be made durable, to be recorded by the next session's recovery.
-    pub pending: Option<(String, RunResult)>,
+    /// Results that could not be made durable, each to be recorded by the recovery of the next session with that ledger.
+    pub pending: Vec<(String, RunResult)>,
     /// A session got as far as looking for scripts.
     pub worked: bool,
+    /// The application's media.
+    pub queue: Queue,
 }
 
 /// Runs one session.
@@ -58,17 +66,20 @@ pub struct Carried {
 /// An image cannot be used, or failed. Everything that was mounted has been unmounted, as far as that was possible.
 pub async fn run(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> {
     let mut layout = Layout::default();
-    let ended = match layout.gather(ctx).await {
-        Ok(true) => {
+    let ended = match layout.gather(ctx, &mut carried.queue).await {
+        Ok(Gathered::All) => {
             let temp_dir = &ctx.config().run.temp_dir;
             ctx.parameters.look_for_ovf(&ctx.stop, temp_dir).await;
             work(ctx, &layout, carried).await
         }
-        Ok(false) => Ok(Ended::Stopped),
+        Ok(Gathered::Stopped) => Ok(Ended::Stopped),
+        Ok(Gathered::Drained) => Ok(Ended::Drained),
+        Ok(Gathered::Gone(which)) => gone(ctx, which),
         Err(err) => Err(err),
     };
     match &ended {
-        Ok(_) => ctx.board.state(State::Stopped, None),
+        Ok(Ended::Released | Ended::Gone(_)) => ctx.board.state(State::Releasing, None),
+        Ok(Ended::Stopped | Ended::Drained) => ctx.board.state(State::Stopped, None),
         Err(err) => ctx.board.state(State::Retrying, Some(format!("{err:#}"))),
     }
     ctx.board.set_output(None);
@@ -76,12 +87,16 @@ pub async fn run(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> 
     let released = layout.release().await;
     ctx.board.update(|status| status.running = None);
     let reason = match (&ended, &released) {
-        (Ok(Ended::Drained), Ok(())) => None,
+        (Ok(Ended::Drained | Ended::Released), Ok(())) => None,
+        (Ok(Ended::Gone(which)), Ok(())) => Some(format!("{which} was taken out")),
         (Ok(Ended::Stopped), Ok(())) => Some("gvad was asked to stop".to_owned()),
         (Err(err), _) | (Ok(_), Err(err)) => Some(format!("{err:#}")),
     };
     for image in images.iter().rev() {
         ctx.board.released(image, reason.as_deref());
+    }
+    if matches!((&ended, &released), (Ok(Ended::Released), Ok(()))) {
+        carried.queue.turn_over();
     }
     match (ended, released) {
         (Ok(ended), released) => released.map(|()| ended),
@@ -111,17 +126,21 @@ struct Session<'a> {
     restless: bool,
     /// Roots of the images that gvad mounted and writes to.
     own_images: Vec<Dir>,
+    /// No image but the application's holds the results.
+    combined: bool,
     _locks: Vec<Lock>,
 }
 
 async fn work(ctx: &Context, layout: &Layout, carried: &mut Carried) -> anyhow::Result<Ended> {
+    let presence = Presence::of(&layout.images);
+    let combined = layout.image(Role::Output).is_none();
     loop {
         let mut waiting = 0;
         let (state, reason) = match open::open(ctx, layout, carried).await? {
             Opening::Ready(session) => return look_after(*session, carried).await,
-            Opening::NoScriptBin(reason) if ends_when_drained(ctx) => {
+            Opening::NoScriptBin(reason) if ctx.ends_when_drained() => {
                 warn!("{reason}: there is no script to run");
-                return Ok(Ended::Drained);
+                return Ok(over(&carried.queue));
             }
             Opening::Refused(reason) | Opening::Full(reason, _) if ctx.draining() => {
                 bail!("nothing can be run: {reason}")
@@ -135,6 +154,13 @@ async fn work(ctx: &Context, layout: &Layout, carried: &mut Carried) -> anyhow::
             }
         };
         carried.worked = true;
+        if let Some(which) = presence.missing().await {
+            return gone(ctx, which);
+        }
+        let own = state == State::WaitingForApplication || combined;
+        if own && others_wait(ctx, &mut carried.queue).await? {
+            bail!("nothing on this medium can be run: {reason}");
+        }
         ctx.board.waiting(waiting);
         ctx.board.state(state, Some(reason));
         let again = ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
@@ -146,9 +172,24 @@ async fn work(ctx: &Context, layout: &Layout, carried: &mut Carried) -> anyhow::
 
 async fn look_after(mut session: Session<'_>, carried: &mut Carried) -> anyhow::Result<Ended> {
     carried.worked = true;
-    let ended = session.until_the_end().await;
+    let ctx = session.ctx;
+    let mut ended = session.until_the_end(&mut carried.queue).await;
     let Session { work, .. } = session;
-    carried.pending = work.pending;
+    let unrecorded = work.pending.is_some();
+    carried.pending.extend(work.pending);
+    if let Err(err) = &ended
+        && let Some(which) = work.presence.missing().await
+    {
+        let err = format!("{err:#}");
+        if unrecorded {
+            error!(
+                "{which} was taken out: {err}; the result is kept, and recorded when it is back"
+            );
+        } else {
+            debug!("after {which} was taken out: {err}");
+        }
+        ended = gone(ctx, which);
+    }
     if ended.is_ok() {
         let id = work.ledger.id().to_owned();
         work.script_bin.tidy(&id);
@@ -156,18 +197,36 @@ async fn look_after(mut session: Session<'_>, carried: &mut Carried) -> anyhow::
     ended
 }
 
-fn ends_when_drained(ctx: &Context) -> bool {
-    match ctx.mode {
-        Mode::Drain => true,
-        Mode::Daemon => match ctx.config().lifecycle.when_drained {
-            WhenDrained::Wait => false,
-            WhenDrained::Exit | WhenDrained::Poweroff => true,
-        },
+/// An image was taken out while no script ran: for the daemon that is nothing special.
+fn gone(ctx: &Context, which: String) -> anyhow::Result<Ended> {
+    if ctx.draining() {
+        bail!("{which} was taken out before everything was done");
+    }
+    info!("{which} was taken out");
+    Ok(Ended::Gone(which))
+}
+
+/// What it means that no script waits.
+fn over(queue: &Queue) -> Ended {
+    if queue.turn.is_some() {
+        Ended::Released
+    } else {
+        Ended::Drained
     }
 }
 
+/// Whether another medium waits for its turn.
+async fn others_wait(ctx: &Context, queue: &mut Queue) -> anyhow::Result<bool> {
+    if queue.turn.is_none() {
+        return Ok(false);
+    }
+    let wanted = layout::wanted(ctx, Role::Application, &queue.probed);
+    let pause = ctx.config().watch.poll_interval.0;
+    queue.others_wait(&wanted, pause).await
+}
+
 impl Session<'_> {
-    async fn until_the_end(&mut self) -> anyhow::Result<Ended> {
+    async fn until_the_end(&mut self, queue: &mut Queue) -> anyhow::Result<Ended> {
         let ctx = self.ctx;
         loop {
             if ctx.stop.wanted() {
@@ -175,9 +234,13 @@ impl Session<'_> {
                 self.settle()?;
                 return Ok(Ended::Stopped);
             }
+            if let Some(which) = self.work.presence.missing().await {
+                return gone(ctx, which);
+            }
             let pass = self.pass().await?;
             if let Some(reason) = pass.blocked {
-                if ctx.draining() {
+                let own = pass.state == State::WaitingForApplication || self.combined;
+                if ctx.draining() || (own && others_wait(ctx, queue).await?) {
                     bail!("nothing can be run: {reason}");
                 }
                 ctx.board.state(pass.state, Some(reason));
@@ -195,7 +258,8 @@ impl Session<'_> {
             let patient = self
                 .unfinished_since
                 .is_some_and(|since| since.elapsed() < UNFINISHED_PATIENCE);
-            if ends_when_drained(ctx) && !patient {
+            let ends = ctx.ends_when_drained() || (queue.turn.is_some() && queue.several());
+            if ends && !patient {
                 self.settle()?;
                 if pass.unfinished > 0 {
                     warn!(
@@ -206,7 +270,10 @@ impl Session<'_> {
                 if ctx.draining() && pass.troubled {
                     bail!("not every script could be run: see what was passed over");
                 }
-                return Ok(Ended::Drained);
+                return Ok(over(queue));
+            }
+            if others_wait(ctx, queue).await? {
+                continue;
             }
             ctx.board.state(State::Idle, None);
             let quiet = !self.wait(pass.unfinished > 0).await;

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::io;
 
 use anyhow::{Context as _, bail};
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::{Carried, Session, refusal};
 use crate::claim::{ScriptBin, Settling, open_claims, open_script_bin};
 use crate::context::Context;
-use crate::image::{Image, Role};
+use crate::image::{Image, Presence, Role};
 use crate::job::Workplace;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
@@ -107,6 +107,7 @@ async fn open_all<'a>(
         ledger,
         places,
         pending: None,
+        presence: Presence::of(&layout.images),
         verified: HashSet::new(),
         went_read_only: false,
         undeleted: false,
@@ -129,6 +130,7 @@ async fn open_all<'a>(
         unfinished_since: None,
         restless: true,
         own_images: own_images(layout)?,
+        combined: layout.image(Role::Output).is_none(),
         _locks: locks,
     })))
 }
@@ -152,13 +154,15 @@ async fn recover(
     let (resumed, results, undeleted) =
         recovered.context("recovering what an earlier gvad left")?;
     work.undeleted = undeleted;
-    if let Some((_, result)) = carried.pending.take()
-        && !results
-            .iter()
-            .any(|recorded| recorded.run_id.starts_with(&result.run_id))
-    {
-        error!(run = result.run_id, outcome = %result.outcome, "its result could not be recorded, and the output image is another one now");
-    }
+    carried.pending.retain(|(ledger, result)| {
+        let mut recorded = results.iter();
+        let known = ledger == work.ledger.id()
+            && recorded.any(|one| one.run_id.starts_with(&result.run_id));
+        if !known {
+            warn!(run = result.run_id, outcome = %result.outcome, "its result could not be recorded, and the output image is another one now: it is kept");
+        }
+        !known
+    });
     stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
     for result in &results {
         result.log();

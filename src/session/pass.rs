@@ -46,6 +46,10 @@ impl Session<'_> {
             if ctx.stop.wanted() {
                 break;
             }
+            // What is read of a disc that was changed is still the old one's: nothing is run from it any more.
+            if index > 0 && self.work.presence.missing().await.is_some() {
+                return Ok(Pass { ran: true, ..pass });
+            }
             ctx.board.waiting(total - index - 1);
             let end = self.work.take(ctx, name, &mut self.settling).await?;
             if !self.note(&mut pass, name, end)? {
@@ -67,6 +71,10 @@ impl Session<'_> {
         let ctx = self.ctx;
         while let Some(resumed) = self.first.front().cloned() {
             if ctx.stop.wanted() {
+                return Ok(false);
+            }
+            if self.work.presence.missing().await.is_some() {
+                pass.ran = true; // so that this is no end
                 return Ok(false);
             }
             let end = self.work.resume(ctx, &resumed.name, resumed.attempt);

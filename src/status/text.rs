@@ -99,6 +99,7 @@ impl fmt::Display for State {
             State::Idle => "idle",
             State::Running => "running",
             State::Retrying => "trying again after an error",
+            State::Releasing => "releasing the images",
             State::Stopping => "stopping",
             State::Stopped => "stopped",
         })

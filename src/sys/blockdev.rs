@@ -132,14 +132,39 @@ pub fn numbered(
     Ok(all.find(|device| (device.major, device.minor) == numbers))
 }
 
-/// The serial number of the disk `name`, or of the disk that the partition `name` is on; what is no printable ASCII in it becomes `_`. A host
-/// that plugs a disk in chooses it.
+/// The device with this name in sysfs, as [`list`] tells it; `None` if it is not there or empty.
+///
+/// # Errors
+/// As [`list`].
+pub fn named(sys_class_block: &Path, dev: &Path, name: &OsStr) -> io::Result<Option<BlockDevice>> {
+    let directory = sys_class_block.join(name);
+    match device(name.to_owned(), &directory, dev) {
+        Err(error) if vanished(&error) => Ok(None),
+        other => other.map_err(|error| with_path(&directory, &error)),
+    }
+}
+
+/// Sectors of 512 bytes that were written to the disk `name`, or to that of the partition `name`, since it was attached.
 #[must_use]
-pub fn serial(sys_class_block: &Path, name: &OsStr) -> Option<String> {
+pub fn sectors_written(sys_class_block: &Path, name: &OsStr) -> Option<u64> {
+    let text = fs::read_to_string(disk_of(sys_class_block, name).join("stat")).ok()?;
+    text.split_ascii_whitespace().nth(6)?.parse().ok()
+}
+
+/// The directory of the disk `name`, or of the disk that the partition `name` is on.
+fn disk_of(sys_class_block: &Path, name: &OsStr) -> PathBuf {
     let mut directory = sys_class_block.join(name);
     if directory.join("partition").exists() {
         directory.push("..");
     }
+    directory
+}
+
+/// The serial number of the disk `name`, or of the disk that the partition `name` is on; what is no printable ASCII in it becomes `_`. A host
+/// that plugs a disk in chooses it.
+#[must_use]
+pub fn serial(sys_class_block: &Path, name: &OsStr) -> Option<String> {
+    let directory = disk_of(sys_class_block, name);
     let read = |name: &str| fs::read(directory.join(name)).ok();
     // virtio; NVMe and MMC; SCSI, which has a header of four bytes.
     let found = read("serial").or_else(|| read("device/serial"));

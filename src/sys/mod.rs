@@ -6,6 +6,7 @@ pub mod cgroup;
 pub mod dir;
 pub mod errno;
 pub mod file;
+pub mod glob;
 pub mod lock;
 pub mod look;
 pub mod loopdev;

@@ -176,6 +176,8 @@ fn wrong_values_name_file_line_and_key() {
         ("data", "required = 1"),
         ("data", "wait = \"x\""),
         ("output", "source = 3"),
+        ("output", "source = \"LABEL=gva-out*\""),
+        ("data", "source = \"PARTLABEL=d[0-9]\""),
         ("watch", "poll_interval = \"fast\""),
         ("watch", "poll_interval = \"0s\""),
         ("lifecycle", "when_drained = \"reboot\""),

@@ -20,6 +20,7 @@ mod mounts;
 mod outage;
 mod parameters;
 mod promises;
+mod queue;
 mod recovery;
 mod results;
 mod ruined;

@@ -174,19 +174,6 @@ fn partition_label_and_partition_uuid_find_a_partition() {
 }
 
 #[test]
-fn two_devices_that_match_are_an_error_that_names_both() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.script("a", TELL);
-    fs::copy(guest.path("app.img"), guest.path("copy.img")).unwrap();
-    let one = guest.attach(&guest.path("app.img"), &[]);
-    let two = guest.attach(&guest.path("copy.img"), &[]);
-    let source = format!("LABEL={}", guest.label("app"));
-    assert_refused(&guest, &source, &[&one, &two, &source]);
-}
-
-#[test]
 fn device_that_appears_late_is_found_without_a_restart() {
     let Some(guest) = Guest::on_image() else {
         return;

@@ -355,6 +355,12 @@ impl Guest {
         self.attached.borrow_mut().push(device.clone());
         device
     }
+
+    /// Detaches it before the end; from then on it may be another test's.
+    pub(crate) fn detach(&self, device: &str) {
+        self.attached.borrow_mut().retain(|one| one != device);
+        tool(Command::new("losetup").args(["--detach", device]));
+    }
 }
 
 impl Place {

@@ -1,0 +1,44 @@
+//! A script whose images may be taken out while it runs. It runs from a private copy, and goes on; but its result tells.
+
+use tracing::error;
+
+use super::Workplace;
+use crate::context::Context;
+use crate::outcome::RunResult;
+use crate::run::Limits;
+use crate::run::supervise::Running;
+use crate::status::State;
+
+impl Workplace {
+    /// Waits for the script's end, and looks meanwhile and then whether its images are still attached.
+    pub(super) async fn see_through(
+        &self,
+        ctx: &Context,
+        running: Running,
+        limits: Limits,
+        result: &mut RunResult,
+    ) {
+        let run_id = result.run_id.clone();
+        let watch = async {
+            let gone = loop {
+                tokio::time::sleep(ctx.config().watch.poll_interval.0).await;
+                if let Some(gone) = self.presence.missing().await {
+                    break gone;
+                }
+            };
+            let told = format!("{gone} was taken out while {run_id} runs");
+            error!("{told}");
+            ctx.board.state(State::Running, Some(told));
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = running.finish(limits, &ctx.stop, result) => {}
+            () = watch => {}
+        }
+        if let Some(gone) = self.presence.missing().await {
+            let told = format!("{gone} was taken out while it ran");
+            error!(run = result.run_id, "{told}");
+            result.add_reason(&told);
+        }
+    }
+}
