@@ -4,11 +4,12 @@ use std::rc::Rc;
 
 use tokio::sync::watch;
 
+use crate::board::Board;
 use crate::config::{Config, WhenDrained};
+use crate::flush::Flush;
 use crate::parameters::Parameters;
 use crate::run::Runner;
-use crate::status::Board;
-use crate::stop::Stop;
+use crate::stop::{Cancel, Stop};
 
 /// How gvad was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub struct Context {
     pub config: watch::Receiver<Rc<Config>>,
     /// Whether to stop.
     pub stop: Stop,
+    /// Ends the script that runs.
+    pub cancel: Cancel,
+    /// Brings what was written to its place.
+    pub flush: Flush,
     /// What is shown to the outside.
     pub board: Board,
     /// How gvad was called.

@@ -12,7 +12,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tracing::debug;
 
-use crate::status::{Board, Status};
+use crate::board::Board;
+use crate::status::Status;
 use crate::sys::dir::Dir;
 
 const NAME: &str = "control";

@@ -13,18 +13,24 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 use tracing::{error, info, warn};
 
+use crate::board::Board;
 use crate::config::{self, Config, Leftovers, Overrides, WhenDrained};
 use crate::context::{Context, Mode};
+use crate::flush::Flush;
 use crate::parameters::{Parameters, credentials};
+use crate::report::{self, desk::Desk};
 use crate::run::Runner;
 use crate::session::{self, Ended, turns};
-use crate::status::{Board, State};
-use crate::stop::{self, Stopper};
+use crate::status::State;
+use crate::stop::{self, Cancel, Stopper};
 use crate::surroundings::limits;
 use crate::sys::dir::Dir;
 use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
 use crate::sys::{file, process};
 use crate::{control, poweroff, systemd};
+
+/// So long the host has to hear what was told last.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Where the configuration comes from, to read it again.
 #[derive(Debug, Clone)]
@@ -53,19 +59,19 @@ pub fn run(origin: Origin, config: Config, mode: Mode) -> anyhow::Result<bool> {
     let done = LocalSet::new().block_on(&runtime, async {
         let signals = Signals::listen()?;
         let temp_dir = TempDir::open(&config.run.temp_dir)?;
-        let ended = Process::new(origin, config, mode, &temp_dir)?
-            .run(signals, temp_dir.dir)
-            .await;
+        let process = Process::new(origin, config, mode, &temp_dir)?;
+        let stop = process.ctx.stop.clone();
+        let ended = process.run(signals, temp_dir.dir).await;
         systemd::stopping();
-        ended
+        anyhow::Ok((ended, stop.power_off_wanted()))
     });
     // A mount that hangs in the kernel must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    let (all_succeeded, power_off) = done?;
-    if power_off {
+    let (ended, asked) = done?;
+    if asked || matches!(ended, Ok((_, true))) {
         poweroff::power_off()?;
     }
-    Ok(all_succeeded)
+    ended.map(|(all_succeeded, _)| all_succeeded)
 }
 
 /// The directory that makes this gvad the only one.
@@ -125,20 +131,20 @@ impl Signals {
     }
 
     /// Answers signals for ever.
-    async fn answer(mut self, stopper: Rc<Stopper>, reload: Reload) {
+    async fn answer(mut self, stopper: Rc<Stopper>, reload: Reload, board: Board) {
+        let stop_by = |signal| {
+            info!(signal, "stopping");
+            board.stopping();
+            stopper.stop();
+        };
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => stop_by("SIGTERM", &stopper),
-                _ = self.interrupt.recv() => stop_by("SIGINT", &stopper),
+                _ = self.terminate.recv() => stop_by("SIGTERM"),
+                _ = self.interrupt.recv() => stop_by("SIGINT"),
                 _ = self.hangup.recv() => reload.again(),
             }
         }
     }
-}
-
-fn stop_by(signal: &str, stopper: &Stopper) {
-    info!(signal, "stopping");
-    stopper.stop();
 }
 
 /// Reads the configuration again.
@@ -211,6 +217,8 @@ impl Process {
             ctx: Context {
                 config: receiver,
                 stop,
+                cancel: Cancel::default(),
+                flush: Flush::default(),
                 board,
                 mode,
                 boot_id,
@@ -232,8 +240,19 @@ impl Process {
         } = self;
         // Ended, and waited for, when this function returns.
         let mut helpers = JoinSet::new();
-        helpers.spawn_local(signals.answer(stopper, reload));
-        helpers.spawn_local(ctx.board.clone().keep_written());
+        let board = &ctx.board;
+        let (config, outbox) = (ctx.config.clone(), board.outbox().clone());
+        let desk = Desk::new(
+            board.clone(),
+            Rc::clone(&stopper),
+            ctx.cancel.clone(),
+            ctx.flush.clone(),
+        );
+        helpers.spawn_local(report::port::serve(config.clone(), outbox, desk));
+        helpers.spawn_local(report::beat(config, board.clone()));
+        helpers.spawn_local(board.clone().tell_problems());
+        helpers.spawn_local(signals.answer(stopper, reload, board.clone()));
+        helpers.spawn_local(board.clone().keep_written());
         helpers.spawn_local(systemd::feed_watchdog());
         if let Some(listener) = listener {
             helpers.spawn_local(control::serve(listener, ctx.board.clone()));
@@ -242,9 +261,16 @@ impl Process {
             ctx.runner.end_stale().await;
         }
         systemd::ready();
+        ctx.board.ready();
         session::announce(&ctx);
         let ended = turns::run(&ctx).await;
+        match &ended {
+            Ok(Ended::Drained) => ctx.board.drained(),
+            Ok(_) => {}
+            Err(err) => ctx.board.error(&format!("{err:#}")),
+        }
         ctx.board.state(State::Stopped, None);
+        ctx.board.outbox().flush(LAST_WORDS).await;
         helpers.shutdown().await;
         control::remove(&temp_dir);
         let ended = ended?;

@@ -305,7 +305,8 @@ impl Workplace {
                     attempt = start.attempt,
                     "started"
                 );
-                self.see_through(ctx, running, limits, result).await;
+                self.see_through(ctx, running, limits, &stage.path, result)
+                    .await;
             }
             Err(reason) => result.reason = Some(reason),
         }

@@ -26,10 +26,13 @@ pub mod control;
 pub mod daemon;
 pub mod poweroff;
 pub mod report;
+
+pub mod board;
 pub mod status;
 pub mod stop;
 pub mod systemd;
 
+pub mod flush;
 pub mod image;
 pub mod layout;
 pub mod queue;
@@ -39,6 +42,7 @@ pub mod watch;
 
 pub mod job;
 pub mod parameters;
+pub mod progress;
 pub mod surroundings;
 
 pub mod scan;

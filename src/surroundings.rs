@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::config::{Config, DEFAULT_PATH, Leftovers};
 use crate::ledger::line::Start;
+use crate::progress;
 use crate::run::Limits;
 use crate::stage::Stage;
 
@@ -53,7 +54,8 @@ pub fn environment(
         ("LANG", "C.UTF-8"),
     ];
     let attempt = start.attempt.to_string();
-    let own: [(&str, &OsStr); 7] = [
+    let progress = stage.path.join(progress::NAME);
+    let own: [(&str, &OsStr); 8] = [
         ("TMPDIR", stage.path.as_os_str()),
         ("GVA_APPLICATION", places.application.as_os_str()),
         ("GVA_DATA", places.data.as_os_str()),
@@ -61,6 +63,7 @@ pub fn environment(
         ("GVA_SCRIPT", name),
         ("GVA_RUN_ID", OsStr::new(&start.run_id)),
         ("GVA_ATTEMPT", OsStr::new(&attempt)),
+        ("GVA_PROGRESS", progress.as_os_str()),
     ];
     let mut all: Vec<(OsString, OsString)> = usual
         .iter()

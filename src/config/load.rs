@@ -146,6 +146,7 @@ fn check(config: &mut Config) -> Result<(), Complaint> {
         run,
         environment,
         lifecycle: _,
+        report,
     } = config;
     for (section, source, fstype, options) in [
         (
@@ -188,6 +189,11 @@ fn check(config: &mut Config) -> Result<(), Complaint> {
     }
     if watch.poll_interval.0 < SHORTEST_POLL {
         return Err(complaint("watch.poll_interval", "must be at least 10ms"));
+    }
+    let port = &report.port;
+    if !port.as_os_str().is_empty() && !port.is_absolute() {
+        let message = "must be an absolute path, or empty";
+        return Err(complaint("report.port", message));
     }
     if run.max_attempts == 0 {
         return Err(complaint("run.max_attempts", "must be at least 1"));

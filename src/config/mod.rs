@@ -50,6 +50,8 @@ pub struct Config {
     pub environment: BTreeMap<String, String>,
     /// What happens when nothing is left to do.
     pub lifecycle: Lifecycle,
+    /// What the host is told.
+    pub report: Report,
 }
 
 /// `[application]`
@@ -154,6 +156,16 @@ pub struct Run {
 pub struct Lifecycle {
     /// What the daemon does when no script waits.
     pub when_drained: WhenDrained,
+}
+
+/// `[report]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Report {
+    /// The character device that leads to the host; empty: none.
+    pub port: PathBuf,
+    /// How often to say that gvad is alive; 0: never.
+    pub heartbeat: Span,
 }
 
 /// A duration, or `forever`.
@@ -296,6 +308,15 @@ impl Default for Lifecycle {
     fn default() -> Self {
         Lifecycle {
             when_drained: WhenDrained::Wait,
+        }
+    }
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Report {
+            port: "/dev/virtio-ports/org.gva.events".into(),
+            heartbeat: Span(std::time::Duration::from_secs(10)),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! A script whose images may be taken out while it runs. It runs from a private copy, and goes on; but its result tells.
 
+use std::path::Path;
+
 use tracing::error;
 
 use super::Workplace;
 use crate::context::Context;
 use crate::outcome::RunResult;
+use crate::progress;
 use crate::run::Limits;
 use crate::run::supervise::Running;
 use crate::status::State;
@@ -16,6 +19,7 @@ impl Workplace {
         ctx: &Context,
         running: Running,
         limits: Limits,
+        stage: &Path,
         result: &mut RunResult,
     ) {
         let run_id = result.run_id.clone();
@@ -26,19 +30,25 @@ impl Workplace {
                     break gone;
                 }
             };
-            let told = format!("{gone} was taken out while {run_id} runs");
+            let told = while_it_runs(&gone, &run_id);
             error!("{told}");
             ctx.board.state(State::Running, Some(told));
             std::future::pending().await
         };
+        let ended = running.finish(limits, &ctx.stop, &ctx.cancel, result);
         tokio::select! {
-            () = running.finish(limits, &ctx.stop, result) => {}
+            () = progress::follow(stage, &ctx.board, ended) => {}
             () = watch => {}
         }
         if let Some(gone) = self.presence.missing().await {
+            ctx.board.error(&while_it_runs(&gone, &run_id));
             let told = format!("{gone} was taken out while it ran");
             error!(run = result.run_id, "{told}");
             result.add_reason(&told);
         }
     }
+}
+
+fn while_it_runs(gone: &str, run_id: &str) -> String {
+    format!("{gone} was taken out while {run_id} runs")
 }

@@ -9,7 +9,7 @@ use tracing::warn;
 use super::{Limits, oom_kills, remove_group};
 use crate::capture::{Capture, Captured};
 use crate::outcome::{Outcome, RunResult, timestamp};
-use crate::stop::Stop;
+use crate::stop::{Cancel, Cancelled, Stop};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::process::{self, End, Reaped};
 use crate::sys::spawn::Child;
@@ -35,6 +35,7 @@ pub struct Running {
 enum Why {
     Timeout,
     Stop,
+    Cancel,
 }
 
 impl Running {
@@ -51,8 +52,14 @@ impl Running {
     }
 
     /// Waits for the script's end, brings it about where it must be, and puts what it did into `result`.
-    pub async fn finish(mut self, limits: Limits, stop: &Stop, result: &mut RunResult) {
-        let (reaped, why, grace_ends) = self.supervise(limits, stop).await;
+    pub async fn finish(
+        mut self,
+        limits: Limits,
+        stop: &Stop,
+        cancel: &Cancel,
+        result: &mut RunResult,
+    ) {
+        let (reaped, why, grace_ends) = self.supervise(limits, stop, cancel.listen()).await;
         let duration = self.started.elapsed();
         let finished_at = SystemTime::now();
         if let Some(until) = grace_ends {
@@ -98,6 +105,7 @@ impl Running {
         &mut self,
         limits: Limits,
         stop: &Stop,
+        mut cancelled: Cancelled,
     ) -> (Reaped, Option<Why>, Option<tokio::time::Instant>) {
         let Running {
             child,
@@ -131,8 +139,8 @@ impl Running {
                         return (Reaped::unknown(), why, None);
                     }
                 },
-                () = stop.asked(), if why.is_none() => {
-                    why = Some(Why::Stop);
+                asked = asked_to_end(stop, &mut cancelled), if why.is_none() => {
+                    why = Some(asked);
                     deadline = ask_to_end(child.pid, cgroup.as_ref(), limits.grace);
                 }
                 () = alarm => {
@@ -200,6 +208,14 @@ impl Running {
     }
 }
 
+/// Waits until somebody wants the script to end.
+async fn asked_to_end(stop: &Stop, cancelled: &mut Cancelled) -> Why {
+    tokio::select! {
+        () = stop.asked() => Why::Stop,
+        () = cancelled.asked() => Why::Cancel,
+    }
+}
+
 /// SIGTERM to the script's whole tree, or where there is no control group to its process group; when to follow with SIGKILL.
 fn ask_to_end(pid: i32, cgroup: Option<&Cgroup>, grace: Duration) -> Option<tokio::time::Instant> {
     let told = cgroup.is_some_and(|cgroup| cgroup.terminate().is_ok());
@@ -227,6 +243,7 @@ fn judge(result: &mut RunResult, end: End, why: Option<Why>, oom: bool, limits: 
             (Outcome::TimedOut, Some(format!("it ran longer than run.timeout, {timeout}")))
         }
         (Some(Why::Stop), _) => (Outcome::Stopped, Some("gvad was asked to stop".to_owned())),
+        (Some(Why::Cancel), _) => (Outcome::Stopped, Some("it was cancelled from outside, by a request".to_owned())),
         (None, End::Exited(_)) => (Outcome::Exited, None),
         (None, End::Signaled(process::SIGKILL)) if oom => (
             Outcome::Signaled,

@@ -84,6 +84,7 @@ pub async fn run(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> 
     }
     ctx.board.set_output(None);
     let images: Vec<_> = layout.images.iter().map(ImageStatus::of).collect();
+    ctx.flush.end().await;
     let released = layout.release().await;
     ctx.board.update(|status| status.running = None);
     let reason = match (&ended, &released) {

@@ -115,6 +115,7 @@ async fn open_all<'a>(
     let first = recover(ctx, &mut work, carried).await?;
     let gvad = work.output.gvad().try_clone()?;
     ctx.board.set_output(Some(gvad));
+    ctx.flush.begin(own_images(layout)?);
     Ok(Opening::Ready(Box::new(Session {
         ctx,
         root,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Counts, State, Status};
+use super::{Counts, Progress, State, Status};
 use crate::name::shown;
 
 impl Status {
@@ -52,6 +52,10 @@ impl fmt::Display for Status {
                 "  running      {} for {time} (run {}, pid {})",
                 running.name, running.run_id, running.pid
             )?;
+            if let Some(Progress { fraction, text }) = &running.progress {
+                let text = text.as_deref().unwrap_or_default();
+                writeln!(f, "  progress     {:.0} % {text}", fraction * 100.0)?;
+            }
         }
         let Counts {
             waiting,

@@ -50,6 +50,24 @@ impl Dir {
         Ok(File::from(self.open_beneath(name.as_ref(), flags)?))
     }
 
+    /// Opens `name` for reading if it is a regular file; anything else is not even opened, since opening a FIFO or a device has effects.
+    ///
+    /// # Errors
+    /// As [`Dir::open_dir`]; also if it is no regular file.
+    pub fn open_if_file(&self, name: impl AsRef<Path>) -> io::Result<File> {
+        let no_file = || io::Error::other("it is not a regular file");
+        let place = self.open_beneath(name.as_ref(), OFlag::O_PATH)?;
+        let look = Look::at(&place)?;
+        if look.kind != Kind::Regular {
+            return Err(no_file());
+        }
+        let file = self.open_file(name)?;
+        if Look::at(&file)?.inode != look.inode {
+            return Err(no_file());
+        }
+        Ok(file)
+    }
+
     fn open_beneath(&self, relative: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
         let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(
             ResolveFlag::RESOLVE_BENEATH

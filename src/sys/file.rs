@@ -69,6 +69,14 @@ mod ioctls {
     );
 }
 
+/// Writes everything on the file system of `dir` to the disk: syncfs(2).
+///
+/// # Errors
+/// Those of syncfs(2).
+pub fn sync_all(dir: &impl AsFd) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(dir.as_fd())?)
+}
+
 /// Writes everything on the file system of `dir` to its place, the journal's contents included, so that a reader that knows no journal sees
 /// it. By freezing and thawing it: ioctl_fs(2), `FIFREEZE`. A file system that cannot be frozen is no error.
 ///

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod mountinfo;
 pub mod partition;
 pub mod pipe;
+pub mod port;
 pub mod power;
 pub mod process;
 pub mod ready;

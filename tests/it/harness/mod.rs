@@ -3,6 +3,7 @@
 //! away at the end, whether it passed or not.
 
 mod gpt;
+mod host;
 mod images;
 mod left;
 mod machine;
@@ -10,6 +11,7 @@ mod process;
 mod waiting;
 
 pub(crate) use gpt::gpt;
+pub(crate) use host::Host;
 pub(crate) use images::{Fs, Image, write_script};
 pub(crate) use process::{Daemon, Ended, run, sh, tool};
 use waiting::DEADLINE;
