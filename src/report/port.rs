@@ -105,11 +105,10 @@ impl<'a> Talk<'a> {
         if standing.failed {
             bail!("the device failed");
         }
-        if standing.readable {
-            // Also what was sent before the other side hung up.
-            self.read().await?;
-        }
         if standing.hung_up {
+            // What was sent before that is there still.
+            self.writable = false;
+            self.read().await?;
             self.disconnect();
             return Ok(());
         }
@@ -121,6 +120,9 @@ impl<'a> Talk<'a> {
         self.writable |= standing.writable;
         if self.writable {
             self.write()?;
+        }
+        if standing.readable {
+            self.read().await?;
         }
         Ok(())
     }

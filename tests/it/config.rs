@@ -83,6 +83,9 @@ working_directory = "application"
 [environment]
 [lifecycle]
 when_drained = "wait"
+[report]
+port = "/dev/virtio-ports/org.gva.events"
+heartbeat = "10s"
 "#;
 
 #[test]

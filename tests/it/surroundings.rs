@@ -88,6 +88,7 @@ fn environment_is_only_what_is_promised() {
         "GVA_ATTEMPT",
         "GVA_DATA",
         "GVA_OUTPUT",
+        "GVA_PROGRESS",
         "GVA_RUN_ID",
         "GVA_SCRIPT",
         "HOME",
