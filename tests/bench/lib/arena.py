@@ -8,6 +8,7 @@ import contextlib
 import glob
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -59,6 +60,9 @@ class Arena:
         return self
 
     def __exit__(self, *_):
+        # Whoever is impatient presses Ctrl-C twice: nothing may be left behind all the same.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         self._leave()
 
     def _leave(self):

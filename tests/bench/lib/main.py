@@ -92,11 +92,12 @@ def main():
     if os.geteuid() != 0:
         sys.exit("tests/bench/run: not root: it mounts images and makes control groups")
     own_namespace()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     root = os.path.realpath(os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", "..", ".."))
     file = args.file or os.path.join(root, "target", "bench", time.strftime("%Y-%m-%dT%H-%M-%S.jsonl"))
     records = []
+    status = 0
     try:
         tools = needs.gather(root, args.gvad, {need for contender in picked_contenders for need in contender.needs})
         os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
@@ -104,11 +105,12 @@ def main():
             measure_all(args, picked_workloads, picked_contenders, ground, lambda record: keep(records, raw, record))
     except KeyboardInterrupt as stop:
         say(f"interrupted {stop}; everything was taken away again")
+        status = 130
         if not records:
-            return 130
+            return status
     print(table.tables(records))
     say(f"raw numbers: {file}")
-    return 0
+    return status
 
 
 def keep(records, raw, record):

@@ -14,7 +14,7 @@ PROBES = 90_000_000
 class Kind:
     """One contender as it is listed: how it is called, what it needs, how it is made."""
 
-    def __init__(self, name, title, make, needs=(), only=None, never=None, guarantees=""):
+    def __init__(self, name, title, make, needs=(), only=None, never=None, essential=False):
         self.name = name
         self.title = title
         self._make = make
@@ -23,7 +23,8 @@ class Kind:
         self.only = only
         # Beginnings of names, each with the reason why it cannot take part; that is told in the table.
         self.never = never or {}
-        self.guarantees = guarantees
+        # It is measured even where that takes long.
+        self.essential = essential
 
     def make(self, ground):
         return self._make(ground)
@@ -149,6 +150,6 @@ class Contender:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(10)
+        self.ground.group.end()
         if self.process:
-            self.ground.group.end()
             self.process.wait()

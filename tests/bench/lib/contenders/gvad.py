@@ -84,9 +84,7 @@ class Combined(Gvad):
         self.release()
 
 
-GUARANTEES = "claimed, run from a copy, captured, cgroup ended, start mark durable before, result durable after"
-
 ALL = [
-    Kind("gvad", "gvad, with an output image", Gvad, needs=("gvad",), guarantees=GUARANTEES),
-    Kind("gvad-combined", "gvad, one image for all", Combined, needs=("gvad",), guarantees=GUARANTEES),
+    Kind("gvad", "gvad, with an output image", Gvad, needs=("gvad",), essential=True),
+    Kind("gvad-combined", "gvad, one image for all", Combined, needs=("gvad",), essential=True),
 ]

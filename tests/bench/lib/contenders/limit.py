@@ -37,8 +37,7 @@ class Limit(Contender):
 
 def variant(name, title, options, only=("backlog-1000",)):
     made = type("Limit_" + name.replace("-", "_"), (Limit,), {"options": tuple(options)})
-    guarantees = ", ".join(option.lstrip("-") for option in options) or "none"
-    return Kind(name, f"C: {title}", made, needs=("cc",), only=only, guarantees=guarantees)
+    return Kind(name, f"C: {title}", made, needs=("cc",), only=only)
 
 
 EVERYWHERE = ("latency", "backlog", "burst", "idle", "memory", "start", "size")

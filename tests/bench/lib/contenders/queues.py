@@ -133,13 +133,12 @@ class GuestAgent(Contender):
         super().stop()
 
 
-CAPTURED = "captured"
 AT_MOST = {"output": "keeps at most 16 MiB of output"}
 IN_FILES = {"idle": "has no process that waits", "memory": "has no process that waits", "start": "has no process that waits"}
 NO_START = {"start": "is not handed anything at its start"}
 
 ALL = [
-    Kind("tsp", "task-spooler", TaskSpooler, needs=("tsp",), never=NO_START, guarantees="captured, in order"),
-    Kind("nq", "nq", Nq, needs=("nq",), never=IN_FILES, guarantees="captured, in order"),
-    Kind("guest-agent", "QEMU guest agent, guest-exec", GuestAgent, needs=("qemu-ga",), never={**AT_MOST, **NO_START}, guarantees=CAPTURED),
+    Kind("tsp", "task-spooler", TaskSpooler, needs=("tsp",), never=NO_START),
+    Kind("nq", "nq", Nq, needs=("nq",), never=IN_FILES),
+    Kind("guest-agent", "QEMU guest agent, guest-exec", GuestAgent, needs=("qemu-ga",), never={**AT_MOST, **NO_START}),
 ]

@@ -119,10 +119,10 @@ NOT_SEEN = {
 }
 
 ALL = [
-    Kind("inotifywait", "inotifywait -m and bash", Inotifywait, needs=("inotifywait",), guarantees="none; misses what comes between ls and watch"),
-    Kind("sleep-loop", "a bash loop with sleep 1", Sleep, guarantees="none"),
-    Kind("run-parts", "run-parts in a loop with sleep 1", RunParts, needs=("run-parts",), guarantees="moved aside first"),
-    Kind("incron", "incron", Incron, needs=("incrond",), never=NOT_SEEN, guarantees="none; several at once, not in order"),
-    Kind("watchexec", "watchexec", Watchexec, needs=("watchexec",), guarantees="none"),
-    Kind("watchdog", "Python with watchdog", Watchdog, needs=("watchdog",), guarantees="none"),
+    Kind("inotifywait", "inotifywait -m and bash", Inotifywait, needs=("inotifywait",)),
+    Kind("sleep-loop", "a bash loop with sleep 1", Sleep),
+    Kind("run-parts", "run-parts in a loop with sleep 1", RunParts, needs=("run-parts",)),
+    Kind("incron", "incron", Incron, needs=("incrond",), never=NOT_SEEN),
+    Kind("watchexec", "watchexec", Watchexec, needs=("watchexec",)),
+    Kind("watchdog", "Python with watchdog", Watchdog, needs=("watchdog",)),
 ]

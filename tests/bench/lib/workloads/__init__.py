@@ -5,8 +5,8 @@ from .resting import Idle, Size
 from .waiting import Backlog, Memory, Output, Start
 
 ALL = [
-    Latency("latency", "static"),
-    Latency("latency-sh", "sh"),
+    Latency("latency", "static", 5),
+    Latency("latency-sh", "sh", 2),
     Backlog(1000, 200),
     Backlog(1000, 200, kind="sh", rounds=3),
     Backlog(10_000, 500, rounds=2),

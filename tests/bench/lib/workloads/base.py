@@ -22,7 +22,7 @@ class Workload:
 
     name = ""
     title = ""
-    # What the ratios are against.
+    # What the ratios are against, beside gvad; None where nothing is a limit.
     reference = "c-watch"
     rounds = 5
     size = "small"

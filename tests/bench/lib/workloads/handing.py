@@ -20,8 +20,9 @@ class Latency(Workload):
         Measure("cpu_us", "CPU µs a script", "{:.0f}"),
     )
 
-    def __init__(self, name, kind):
+    def __init__(self, name, kind, rounds):
         self.name = name
+        self.rounds = rounds
         self.kind = kind
         self.title = f"from rename to first instruction, 300 drops 20 ms apart; payload: {kind}"
 

@@ -15,7 +15,7 @@ class Idle(Workload):
 
     name = "idle"
     title = "30 s without a script, after one has run"
-    rounds = 2
+    rounds = 1
     measures = (
         Measure("pss_kib", "PSS KiB", "{:.0f}", main=True),
         Measure("switches_per_s", "context switches a second", "{:.2f}"),
@@ -48,7 +48,8 @@ class Size(Workload):
     """Bytes on disk: the programs, and the libraries that a minimal system would not have."""
 
     name = "size"
-    title = "programs with the libraries that they alone need (without the C library); Python without its modules"
+    title = "programs with the libraries that they alone need (without the C library); bash and Python count, Python's own modules do not"
+    reference = None
     rounds = 1
     size = None
     measures = (Measure("kib", "KiB", "{:.0f}", main=True),)

@@ -8,7 +8,9 @@ from scripts import Payload
 from .base import Measure, Workload, median, processes, started
 
 # A measurement is cut off after so many seconds.
-DEADLINE = 300
+DEADLINE = 600
+# What would take longer is not begun with a peer or a variant of the limit: nobody waits for incron's hundred thousand.
+TOO_LONG = 120
 
 
 def hand_over_all(contender, ground, ids):
@@ -44,8 +46,8 @@ class Backlog(Workload):
     def too_slow(self, contender, medians, quick):
         smaller = medians.get(("backlog-1000", contender.name)) if self.count > 1000 and not quick else None
         each = median(smaller) if smaller else None
-        if each and each * self.count > DEADLINE * 1e6:
-            return f"would take {each * self.count / 6e7:.0f} minutes at {each:.0f} µs a script"
+        if each and each * self.count > TOO_LONG * 1e6 and not contender.essential:
+            return f"left out: {each * self.count / 6e7:.0f} minutes at {each:.0f} µs a script"
         return None
 
     def measure(self, contender, ground, quick):
