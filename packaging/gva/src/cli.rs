@@ -156,7 +156,7 @@ Examples:
   gva run --base ./base --application app.img --data genome.img --output out.img \\
           --param index=17 --memory 2GiB --cpus 2 --timeout 1h
   gva run --base ./base --output out.img --serve=/tmp/gva.sock
-  gva run job.ova";
+  gva run job.ova --param index=18 --output out.img";
 
 /// `gva run`.
 #[derive(Debug, Clone, Args)]
@@ -174,7 +174,8 @@ pub(crate) struct RunArgs {
     /// The image with the data; read only
     #[arg(long, value_name = "IMAGE")]
     pub(crate) data: Option<PathBuf>,
-    /// The image for the results [default: they go onto the application image]
+    /// The image for the results [default: they go onto the application image]; with an OVA file it is made from
+    /// the OVA's output disk if it is not there, and without it nothing is kept but the table
     #[arg(long, value_name = "IMAGE")]
     pub(crate) output: Option<PathBuf>,
     /// Attach this image as a CD; may be given again
@@ -203,12 +204,12 @@ pub(crate) struct RunArgs {
 /// How the machine is made.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct MachineArgs {
-    /// Memory
-    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
-    pub(crate) memory: Size,
-    /// Processors
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
-    pub(crate) cpus: u32,
+    /// Memory [default: 512MiB, or what the OVA file says]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Size>,
+    /// Processors [default: 1, or what the OVA file says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    pub(crate) cpus: Option<u32>,
     /// How it computes
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) accel: Accel,
@@ -227,6 +228,18 @@ pub(crate) struct MachineArgs {
     /// The QEMU to use [default: qemu-system-x86_64 in $PATH]
     #[arg(long, value_name = "PROGRAM", env = "GVA_QEMU")]
     pub(crate) qemu: Option<PathBuf>,
+}
+
+impl MachineArgs {
+    /// How much memory the machine has.
+    pub(crate) fn memory(&self) -> Size {
+        self.memory.unwrap_or(Size(512 << 20))
+    }
+
+    /// How many processors it has.
+    pub(crate) fn cpus(&self) -> u32 {
+        self.cpus.unwrap_or(1)
+    }
 }
 
 /// Where a serving `gva run` listens.

@@ -46,8 +46,10 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
             scratch::removed_on_signals()?;
             results::show(args)
         }
-        Command::Run(args) if args.job.is_some() => bail!("running an OVA: not there yet"),
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => match &args.job {
+            Some(job) => run::run(&ova::open(args, job)?.args),
+            None => run::run(args),
+        },
         Command::Submit(_) | Command::Eject(_) => {
             bail!("not there yet")
         }

@@ -27,7 +27,7 @@ fn forget(path: &Path) {
 /// From here on SIGINT, SIGTERM and SIGHUP remove what is left, and then end gva as they would have. For commands that have no better answer to
 /// a signal. Called before any other thread is there.
 pub(crate) fn removed_on_signals() -> anyhow::Result<()> {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    let signals = ending();
     // Children start with an empty mask: the standard library sees to it.
     signals.thread_block().context("blocking signals")?;
     let wait = move || {
@@ -46,6 +46,21 @@ pub(crate) fn removed_on_signals() -> anyhow::Result<()> {
         .spawn(wait)
         .context("starting a thread")?;
     Ok(())
+}
+
+/// From here on the same signals wait, until somebody is there who answers them; what is made in between is removed by its owner.
+pub(crate) fn hold_signals_back() -> anyhow::Result<()> {
+    ending().thread_block().context("blocking signals")
+}
+
+/// They need not wait any more.
+pub(crate) fn let_signals_through() -> anyhow::Result<()> {
+    ending().thread_unblock().context("unblocking signals")
+}
+
+/// The signals by which people and service managers end a program.
+fn ending() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
 }
 
 fn parent(target: &Path) -> &Path {

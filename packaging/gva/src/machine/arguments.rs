@@ -53,8 +53,8 @@ pub(crate) fn arguments(
         // The default processor has features that the emulation lacks.
         Accelerator::Tcg => all.words("-accel tcg,thread=multi -cpu qemu64"),
     }
-    all.pair("-m", format!("{}M", machine.memory.0 >> 20));
-    all.pair("-smp", machine.cpus.to_string());
+    all.pair("-m", format!("{}M", machine.memory().0 >> 20));
+    all.pair("-smp", machine.cpus().to_string());
     all.words(
         "-device virtio-rng-pci -chardev stdio,id=console,signal=off -serial chardev:console",
     );

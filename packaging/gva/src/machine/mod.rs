@@ -44,8 +44,11 @@ impl Appliance {
         if !tool::is_program(&qemu) {
             bail!("{} is no program", qemu.display());
         }
-        if !(64 << 20..=1 << 44).contains(&machine.memory.0) {
-            bail!("a memory of {} is not from 64MiB to 16TiB", machine.memory);
+        if !(64 << 20..=1 << 44).contains(&machine.memory().0) {
+            bail!(
+                "a memory of {} is not from 64MiB to 16TiB",
+                machine.memory()
+            );
         }
         let serves = args.serve.is_some();
         if args.application.is_none() && args.cdrom.is_empty() && !serves {

@@ -7,16 +7,20 @@ mod archive;
 mod check;
 mod descriptor;
 mod envelope;
+mod environment;
 mod hardware;
 mod inputs;
 mod manifest;
 mod pack;
 mod package;
+mod parameters;
+mod run;
 mod tools;
 mod vmdk;
 
 pub(crate) use check::{CheckArgs, check};
 pub(crate) use pack::{PackArgs, pack};
+pub(crate) use run::open;
 
 /// The namespaces of a descriptor. With OVF 2's virt-v2v loses the name, and VirtualBox and VMware write 1.x themselves.
 const OVF: &str = "http://schemas.dmtf.org/ovf/envelope/1";

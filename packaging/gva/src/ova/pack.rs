@@ -1,7 +1,6 @@
 //! `gva pack`: writes an appliance as a package. All of it is made in a private directory beside the place where it will stand,
 //! and gets its name at the end, whole.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +11,7 @@ use gvad::units::Size;
 
 use super::descriptor::{self, Appliance, Disk};
 use super::inputs::{self, Input, Source};
-use super::{DESCRIPTOR_MAX, archive, manifest, tools, vmdk};
+use super::{DESCRIPTOR_MAX, archive, manifest, parameters, tools, vmdk};
 use crate::scratch::{self, HalfMade};
 
 /// When nobody says otherwise by SOURCE_DATE_EPOCH, files are of 1980: tar warns about what is older.
@@ -86,7 +85,7 @@ pub(crate) fn pack(args: &PackArgs) -> Result<ExitCode> {
         bail!("name the file to write with -o, or a directory with --ovf");
     };
     let name = name(args, target, as_directory)?;
-    let parameters = parameters(&args.params)?;
+    let parameters = parameters::parse(&args.params)?;
     let memory = args.memory.0 >> 20;
     if memory == 0 || memory << 20 != args.memory.0 {
         bail!("--memory {}: it must be a whole number of MiB", args.memory);
@@ -159,31 +158,6 @@ fn name(args: &PackArgs, target: &Path, as_directory: bool) -> Result<String> {
         );
     }
     Ok(name)
-}
-
-/// `NAME=VALUE`, held against what OVF and XML can carry.
-fn parameters(given: &[String]) -> Result<Vec<(String, String)>> {
-    let mut names = HashSet::new();
-    let mut parameters = Vec::new();
-    for text in given {
-        let Some((name, value)) = text.split_once('=') else {
-            bail!("--param {text}: it must be NAME=VALUE");
-        };
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        if name.is_empty() || name.len() > 64 || !name.chars().all(allowed) {
-            bail!("--param {text}: the name must be 1 to 64 letters, digits, _ and -");
-        }
-        if !names.insert(name) {
-            bail!("--param {text}: {name} is given twice");
-        }
-        let unwritable =
-            |c: char| (c.is_control() && !"\t\n\r".contains(c)) || "\u{fffe}\u{ffff}".contains(c);
-        if value.contains(unwritable) {
-            bail!("--param {name}: there is a character in the value that XML cannot carry");
-        }
-        parameters.push((name.to_owned(), value.to_owned()));
-    }
-    Ok(parameters)
 }
 
 /// Makes the disks.

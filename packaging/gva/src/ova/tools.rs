@@ -118,6 +118,22 @@ pub(super) fn convert(
     Ok(())
 }
 
+/// An overlay over a disk inside an OVA: what is written goes there, the OVA is only read.
+pub(super) fn overlay(source: &str, target: &Path) -> Result<()> {
+    let mut command = qemu_img()?;
+    command
+        .args(["create", "-q", "-f", "qcow2", "-F", "vmdk", "-b", source])
+        .arg(target);
+    tool::run(&mut command, "making an overlay over a disk in the OVA").map(drop)
+}
+
+/// A disk inside an OVA as a raw image, sparse.
+pub(super) fn unpack(source: &str, target: &Path) -> Result<()> {
+    let mut command = qemu_img()?;
+    command.args(["convert", "-O", "raw", source]).arg(target);
+    tool::run(&mut command, &format!("making {}", target.display())).map(drop)
+}
+
 /// Reads what `qemu-img -p` prints, `(12.00/100%)` and a carriage return again and again, until it ends.
 fn follow(mut progress: impl Read, mut told: impl FnMut(f64)) {
     let mut buffer = [0; 256];
@@ -136,13 +152,17 @@ fn follow(mut progress: impl Read, mut told: impl FnMut(f64)) {
 /// tells output images by the ledger that it puts there, not by the UUID.
 pub(super) fn empty_output(path: &Path, label: &str, size: u64, time: u64) -> Result<()> {
     const ID: &str = "6776612d-6f75-4470-9574-000000000000";
+    const EXT4: &str = "has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,\
+                        huge_file,dir_nlink,extra_isize,metadata_csum";
     let doing = "making the output disk";
     let file = File::create(path).context(doing)?;
     file.set_len(size).context(doing)?;
     let mut command = tool::command(&tool::find("mke2fs", "e2fsprogs")?);
     command
         .env("E2FSPROGS_FAKE_TIME", time.max(1).to_string())
+        // Not what this host's mke2fs.conf calls ext4: that differs from one distribution to the next.
         .env("MKE2FS_CONFIG", "/dev/null")
+        .args(["-O", EXT4, "-I", "256"])
         .args([
             "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", label, "-U", ID,
         ])

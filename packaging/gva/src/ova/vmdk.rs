@@ -60,10 +60,37 @@ pub(super) fn header(reader: &mut impl Read) -> Result<Header> {
     let end = start
         .checked_add(length)
         .context("its VMDK header is impossible")?;
+    if capacity == 0 {
+        bail!("it is a VMDK file without a disk in it");
+    }
+    if !(SECTOR..1 << 20).contains(&start) || !(1..=DESCRIPTOR_MAX).contains(&length) {
+        bail!("it is a VMDK file with its descriptor in an unlikely place");
+    }
+    stands_alone(reader, start - SECTOR, length)?;
     Ok(Header {
         capacity,
         descriptor: start..end,
     })
+}
+
+/// The descriptor in a VMDK file can name other files, as parts or as what stands under it. Whoever follows such a name gives a file
+/// of the host to the guest.
+fn stands_alone(reader: &mut impl Read, skipped: u64, length: u64) -> Result<()> {
+    std::io::copy(&mut reader.by_ref().take(skipped), &mut std::io::sink())?;
+    let mut descriptor = Vec::new();
+    reader.take(length).read_to_end(&mut descriptor)?;
+    let text = String::from_utf8_lossy(&descriptor);
+    let has = |wanted: &str| {
+        text.lines()
+            .any(|line| line.trim_end_matches(['\0', '\r', ' ']) == wanted)
+    };
+    if !has("createType=\"streamOptimized\"")
+        || !has("parentCID=ffffffff")
+        || text.contains("parentFileName")
+    {
+        bail!("it is a VMDK file that needs other files");
+    }
+    Ok(())
 }
 
 /// Makes what qemu-img wrote fit for travel: the end-of-stream marker that it leaves out, without which VMware's tools refuse the
@@ -72,9 +99,6 @@ pub(super) fn finish(path: &Path) -> Result<u64> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
     let header = header(&mut file)?;
     let length = header.descriptor.end - header.descriptor.start;
-    if length == 0 || length > DESCRIPTOR_MAX {
-        bail!("qemu-img wrote a VMDK file with a descriptor of {length} bytes");
-    }
     let mut descriptor = vec![0; usize::try_from(length)?];
     file.read_exact_at(&mut descriptor, header.descriptor.start)?;
     let text = String::from_utf8(descriptor)?;

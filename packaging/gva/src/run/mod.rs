@@ -18,6 +18,7 @@ use crate::cli::{Accel, RunArgs};
 use crate::machine::Appliance;
 use crate::machine::arguments::Accelerator;
 use crate::results;
+use crate::scratch;
 use attend::{Attempt, End, Wishes};
 use follow::Follow;
 use show::Show;
@@ -46,6 +47,7 @@ async fn work(
 ) -> anyhow::Result<ExitCode> {
     let mut show = Show::new(args.json, args.quiet);
     let mut wishes = Wishes::new(args, console)?;
+    scratch::let_signals_through()?;
     let accelerators = accelerators(args.machine.accel, &mut show);
     let mut left = accelerators.len();
     for accelerator in accelerators {
@@ -82,9 +84,9 @@ fn described(appliance: &Appliance, accelerator: Accelerator) -> String {
     format!(
         "{}, {} and {} processor{}",
         accelerator.name(),
-        machine.memory,
-        machine.cpus,
-        if machine.cpus == 1 { "" } else { "s" }
+        machine.memory(),
+        machine.cpus(),
+        if machine.cpus() == 1 { "" } else { "s" }
     )
 }
 

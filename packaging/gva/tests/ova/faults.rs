@@ -191,6 +191,25 @@ const CHANGES: &[(Change, &str)] = &[
         },
         "job-base.vmdk: it is a VMDK file, but not a streamOptimized one",
     ),
+    // QEMU would take the other file from the host.
+    (
+        |p| vmdk(p, "parentCID=ffffffff", "parentCID=00000001"),
+        "job-base.vmdk: it is a VMDK file that needs other files",
+    ),
+    (
+        |p| {
+            vmdk(
+                p,
+                "createType=\"streamOptimized\"",
+                "createType=\"monolithicFlat\" ",
+            )
+        },
+        "job-base.vmdk: it is a VMDK file that needs other files",
+    ),
+    (
+        |p| vmdk(p, "# The Disk Data Base", "parentFileNameHint=\""),
+        "job-base.vmdk: it is a VMDK file that needs other files",
+    ),
     // The machine.
     (
         |p| p.edit("ovf:/disk/disk-base", "ovf:/disk/disk-x"),
@@ -257,6 +276,18 @@ const CHANGES: &[(Change, &str)] = &[
         "no VirtualHardwareSection",
     ),
 ];
+
+/// Changes a text in the disk itself; what is left of the old one is blanked.
+fn vmdk(parts: &mut Parts, from: &str, to: &str) {
+    let content = &mut parts.member("-base.vmdk").content;
+    let mut windows = content.windows(from.len());
+    let place = windows
+        .position(|window| window == from.as_bytes())
+        .unwrap();
+    let padded = format!("{to:width$}", width = from.len());
+    content[place..place + from.len()].copy_from_slice(padded.as_bytes());
+    parts.list();
+}
 
 fn manifest(parts: &mut Parts, from: &str, to: &str) {
     let text = parts.text(".mf");

@@ -5,3 +5,4 @@ mod check;
 mod faults;
 mod fixture;
 mod pack;
+mod run;

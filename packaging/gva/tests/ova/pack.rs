@@ -136,12 +136,12 @@ fn the_output_disk_is_an_empty_labelled_file_system() {
         .arg(&raw);
     succeeded(&command.output().unwrap());
     assert_eq!(raw.metadata().unwrap().len(), 16 << 20);
-    let mut label = [0; 10];
-    File::open(&raw)
-        .unwrap()
-        .read_exact_at(&mut label, 1024 + 120)
-        .unwrap();
-    assert_eq!(&label, b"gva-output");
+    let mut superblock = [0; 1024];
+    let raw = File::open(&raw).unwrap();
+    raw.read_exact_at(&mut superblock, 1024).unwrap();
+    assert_eq!(&superblock[120..130], b"gva-output");
+    assert!(superblock[92] & 0x04 != 0, "it has no journal");
+    assert!(superblock[96] & 0x40 != 0, "it has no extents");
 }
 
 #[test]
