@@ -9,6 +9,7 @@ use crate::config::{Config, WhenDrained};
 use crate::flush::Flush;
 use crate::parameters::Parameters;
 use crate::run::Runner;
+use crate::shutdown::Shutdown;
 use crate::stop::{Cancel, Stop};
 
 /// How gvad was called.
@@ -39,6 +40,8 @@ pub struct Context {
     pub boot_id: String,
     /// What this instance was told.
     pub parameters: Parameters,
+    /// Whether the machine is going down.
+    pub shutdown: Shutdown,
     /// Starts scripts.
     pub runner: Runner,
 }

@@ -21,6 +21,7 @@ use crate::parameters::{Parameters, credentials};
 use crate::report::{self, desk::Desk};
 use crate::run::Runner;
 use crate::session::{self, Ended, turns};
+use crate::shutdown::Shutdown;
 use crate::status::State;
 use crate::stop::{self, Cancel, Stopper};
 use crate::surroundings::limits;
@@ -222,6 +223,7 @@ impl Process {
                 board,
                 mode,
                 boot_id,
+                shutdown: Shutdown::new(config::SYSTEMD_SOCKET.into()),
                 parameters: Parameters::new(&credentials::directories()),
                 runner,
             },

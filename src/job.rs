@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use tracing::{error, info, warn};
 
 use crate::claim::{Claim, Claiming, Opening, ScriptBin};
@@ -167,13 +167,14 @@ impl Workplace {
         name: &OsStr,
         size: u64,
     ) -> anyhow::Result<Result<Prepared, JobEnd>> {
+        if let Some(why) = ctx.shutdown.blocks() {
+            return Ok(Err(JobEnd::Blocked(State::Stopping, why)));
+        }
         if let Some(blocked) = stage::no_room(&ctx.config().run.temp_dir, size) {
             return Ok(Err(JobEnd::Blocked(State::WaitingForTempDir, blocked)));
         }
         if !self.ledger.in_place().context("looking at the ledger")? {
-            anyhow::bail!(
-                "the ledger on the output image was removed or replaced by somebody else"
-            );
+            bail!("the ledger on the output image was removed or replaced by somebody else");
         }
         let prepared = self
             .ledger
@@ -327,8 +328,8 @@ impl Workplace {
             WorkingDirectory::Private => stage.path.as_path(),
         };
         let name = start.identity.name.file_name().unwrap_or_default();
-        let parameters = ctx.parameters.variables();
-        let environment = environment(config, &self.places, stage, &name, start, parameters);
+        let told = ctx.parameters.variables();
+        let environment = environment(config, &self.places, stage, &name, start, told);
         let files = (prepared.stdout.try_clone()?, prepared.stderr.try_clone()?);
         ctx.runner.ready(
             start.run,

@@ -26,6 +26,7 @@ pub mod control;
 pub mod daemon;
 pub mod poweroff;
 pub mod report;
+pub mod shutdown;
 
 pub mod board;
 pub mod status;

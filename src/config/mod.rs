@@ -29,6 +29,8 @@ pub const UDEV_QUEUE: &str = "/run/udev/queue";
 pub const DROP_IN: &str = "gva.config";
 /// Where systemd puts the credentials that the machine was given.
 pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
+/// Where systemd, which is PID 1, is asked.
+pub const SYSTEMD_SOCKET: &str = "/run/systemd/private";
 /// The variable that names where it puts those that the unit asks for.
 pub const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
 

@@ -1,7 +1,8 @@
 //! gvad under a service manager, at the end of the work, and with nothing configured.
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -277,4 +278,42 @@ fn defaults_put_everything_where_the_contract_says() {
     );
     let left = tool(Command::new("sh").args(["-c", "grep -c /run/gva /proc/self/mounts || true"]));
     assert_eq!(left.trim(), "0");
+}
+
+/// A systemd that knows that the machine is going down, for as long as the test's process lives.
+fn systemd_that_is_stopping() {
+    fs::create_dir_all("/run/systemd").unwrap();
+    let listener = UnixListener::bind("/run/systemd/private").unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = answer_that_it_is_stopping(stream.unwrap());
+        }
+    });
+}
+
+fn answer_that_it_is_stopping(mut stream: UnixStream) -> std::io::Result<()> {
+    stream.read_exact(&mut [0; 26])?;
+    stream.write_all(b"OK 1\r\n")?;
+    let _question = stream.read(&mut [0; 1024])?;
+    let header = b"l\x02\x01\x01\x11\0\0\0\x01\0\0\0\0\0\0\0";
+    let body = b"\x01s\0\0\x08\0\0\0stopping\0";
+    stream.write_all(&[header.as_slice(), body].concat())?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
+}
+
+#[test]
+fn script_behind_one_that_shuts_the_machine_down_is_not_started() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    systemd_that_is_stopping();
+    guest.script("a", TELL);
+    guest.script("b", TELL);
+    let daemon = guest.daemon();
+    let status = daemon.wait_state("stopping");
+    assert_eq!(status["problem"], "the machine is being shut down");
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(guest.witness(), ["a"]);
+    assert_eq!(guest.waiting(), ["b"], "the next boot runs it");
+    guest.assert_clean();
 }
