@@ -108,6 +108,15 @@ impl Layout {
         self.images.iter().find(|image| image.role == role)
     }
 
+    /// Other guests may write results to the same place.
+    #[must_use]
+    pub fn output_shared(&self) -> bool {
+        let output = self.image(Role::Output);
+        let application = self.image(Role::Application);
+        let place = output.or(application.filter(|image| !image.read_only));
+        place.is_some_and(Image::shared)
+    }
+
     /// The directories that scripts are told of. The output directory is made if need be.
     ///
     /// # Errors

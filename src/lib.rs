@@ -60,6 +60,7 @@ pub mod run;
 
 pub mod name;
 pub mod outcome;
+pub mod owner;
 pub mod record;
 pub mod results;
 

@@ -12,7 +12,8 @@ use crate::sys::dir::{Dir, Kind, Look};
 use crate::sys::errno::ELOOP;
 use crate::sys::file;
 
-const DIRECTORY: &str = "gvad";
+/// Everything that is gvad's in an output directory is in this one; on shares see [`crate::owner`].
+pub const DIRECTORY: &str = "gvad";
 const STDOUT: &str = "stdout";
 const STDERR: &str = "stderr";
 const RESULT: &str = "result.json";
@@ -26,6 +27,7 @@ const LARGEST_RESULT: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct OutputDir {
     root: Dir,
+    name: OsString,
     gvad: Dir,
 }
 
@@ -43,14 +45,14 @@ pub struct Prepared {
 }
 
 impl OutputDir {
-    /// Opens `<root>/gvad`, and makes it if need be.
+    /// Opens `<root>/gvad`, or what stands in its place on a share, and makes it if need be.
     ///
     /// # Errors
     /// It cannot be made or opened; `ELOOP`: it is a symbolic link.
-    pub fn open(root: Dir) -> io::Result<OutputDir> {
-        let gvad = open_own(&root)?;
+    pub fn open(root: Dir, name: OsString) -> io::Result<OutputDir> {
+        let gvad = open_own(&root, &name)?;
         root.sync()?;
-        Ok(OutputDir { root, gvad })
+        Ok(OutputDir { root, name, gvad })
     }
 
     /// `<output>/gvad`.
@@ -150,7 +152,7 @@ impl OutputDir {
 
     /// Makes a run directory anew, with what the script printed. The ruined one is kept, if anything is left of it.
     fn restore(&mut self, prepared: &mut Prepared, result: &mut RunResult) -> io::Result<()> {
-        self.gvad = open_own(&self.root)?;
+        self.gvad = open_own(&self.root, &self.name)?;
         let own = OsString::from(&prepared.run_id);
         let second = (2..100).map(|number| OsString::from(format!("{}.{number}", prepared.run_id)));
         for run_id in std::iter::once(own).chain(second) {
@@ -276,9 +278,9 @@ fn not_synced(err: io::Error) -> io::Error {
     io::Error::other(format!("syncing: {err}"))
 }
 
-fn open_own(root: &Dir) -> io::Result<Dir> {
-    root.ensure_dir(OsStr::new(DIRECTORY), 0o755)?;
-    root.open_dir(DIRECTORY)
+fn open_own(root: &Dir, name: &OsStr) -> io::Result<Dir> {
+    root.ensure_dir(name, 0o755)?;
+    root.open_dir(name)
 }
 
 /// Reads at positions of its own, so that nobody's file offset matters.

@@ -1,20 +1,23 @@
 //! `gvad results`: the results under an output directory, for people as a table, for programs as JSON lines.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
+use crate::name::shown;
 use crate::outcome::RunResult;
-use crate::record::{self, run_directories};
+use crate::owner::OWNER;
+use crate::record::{self, DIRECTORY, run_directories};
 use crate::sys::dir::Dir;
 
 /// One run directory.
 #[derive(Debug)]
 pub struct Entry {
-    /// Name of the run.
+    /// Name of the run; behind the name of its directory, if that is another guest's on a share.
     pub run_id: String,
     /// Its result; `None` while it runs, or if it was cut off and no gvad has been started since.
     pub result: Option<RunResult>,
@@ -26,18 +29,42 @@ pub struct Entry {
 /// It is neither, or cannot be read.
 pub fn read(directory: &Path) -> anyhow::Result<Vec<Entry>> {
     let top = Dir::open(directory).with_context(|| format!("opening {}", directory.display()))?;
-    let gvad = match top.open_dir("gvad") {
-        Ok(gvad) => gvad,
-        Err(err) if err.kind() == io::ErrorKind::NotFound => top,
-        Err(err) => {
-            return Err(err)
-                .with_context(|| format!("opening {}", directory.join("gvad").display()));
+    // On a share each guest has a directory of its own.
+    let others = format!("{DIRECTORY}-");
+    let mut names = top.names().context("listing the output directory")?;
+    names.retain(|name| name == DIRECTORY || name.as_bytes().starts_with(others.as_bytes()));
+    names.sort_unstable();
+    let (mut entries, mut found) = (Vec::new(), false);
+    for name in &names {
+        let path = directory.join(name);
+        let gvad = match top.open_dir(name) {
+            Ok(gvad) => gvad,
+            // A file, or a link: none of gvad's.
+            Err(err) if name != DIRECTORY && record::is_ruined(&err) => continue,
+            Err(err) => return Err(err).with_context(|| format!("opening {}", path.display())),
+        };
+        let before = (name != DIRECTORY).then(|| format!("{}/", shown(name)));
+        match runs_in(&gvad, &path, before.as_deref().unwrap_or_default()) {
+            Err(_) if name != DIRECTORY => {}
+            other => {
+                entries.extend(other?);
+                found = true;
+            }
         }
-    };
+    }
+    if found {
+        Ok(entries)
+    } else {
+        runs_in(&top, directory, "")
+    }
+}
+
+/// The runs in a `gvad` directory; `before` is put before their names.
+fn runs_in(gvad: &Dir, directory: &Path, before: &str) -> anyhow::Result<Vec<Entry>> {
     let mut runs: Vec<(u64, OsString)> =
-        run_directories(&gvad).context("listing the run directories")?;
+        run_directories(gvad).context("listing the run directories")?;
     let known = |name: &str| gvad.look(name.as_ref()).is_ok();
-    if runs.is_empty() && !known("ledger") && !known("status.json") {
+    if runs.is_empty() && !known("ledger") && !known("status.json") && !known(OWNER) {
         bail!(
             "{} is no output directory of gvad: there is neither gvad/ in it nor a run directory",
             directory.display()
@@ -46,8 +73,8 @@ pub fn read(directory: &Path) -> anyhow::Result<Vec<Entry>> {
     runs.sort_unstable();
     runs.into_iter()
         .map(|(_, name)| {
-            let run_id = name.to_string_lossy().into_owned();
-            let result = record::result_of(&gvad, &name)
+            let run_id = format!("{before}{}", name.to_string_lossy());
+            let result = record::result_of(gvad, &name)
                 .with_context(|| format!("reading the result of {run_id}"))?;
             Ok(Entry { run_id, result })
         })

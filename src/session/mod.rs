@@ -19,6 +19,7 @@ use crate::image::{Presence, Role};
 use crate::job::Workplace;
 use crate::layout::{self, Gathered, Layout};
 use crate::outcome::RunResult;
+use crate::owner;
 use crate::queue::Queue;
 use crate::recover::Resumed;
 use crate::scan::Told;
@@ -129,6 +130,8 @@ struct Session<'a> {
     own_images: Vec<Dir>,
     /// No image but the application's holds the results.
     combined: bool,
+    /// Other guests may write results to the same place.
+    output_shared: bool,
     _locks: Vec<Lock>,
 }
 
@@ -175,7 +178,11 @@ async fn look_after(mut session: Session<'_>, carried: &mut Carried) -> anyhow::
     carried.worked = true;
     let ctx = session.ctx;
     let mut ended = session.until_the_end(&mut carried.queue).await;
-    let Session { work, .. } = session;
+    let Session {
+        work,
+        output_shared,
+        ..
+    } = session;
     let unrecorded = work.pending.is_some();
     carried.pending.extend(work.pending);
     if let Err(err) = &ended
@@ -194,6 +201,10 @@ async fn look_after(mut session: Session<'_>, carried: &mut Carried) -> anyhow::
     if ended.is_ok() {
         let id = work.ledger.id().to_owned();
         work.script_bin.tidy(&id);
+        let temp_dir = &ctx.config().run.temp_dir;
+        if output_shared && let Err(err) = owner::let_go(work.output.gvad(), temp_dir) {
+            warn!("{err:#}; another guest will write its results beside it");
+        }
     }
     ended
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use tracing::warn;
@@ -13,7 +14,8 @@ use crate::image::{Image, Presence, Role};
 use crate::job::Workplace;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
-use crate::record::{OutputDir, is_full, last_directory};
+use crate::owner;
+use crate::record::{DIRECTORY, OutputDir, is_full, last_directory};
 use crate::recover::{Recovery, Resumed};
 use crate::scan::{Told, scan};
 use crate::stage;
@@ -89,9 +91,7 @@ async fn open_all<'a>(
         Err(err) => return Ok(Opening::Refused(refusal(&err, path))),
     };
     let places = layout.places(&config.run.temp_dir)?;
-    let output = Dir::open(&places.output)
-        .and_then(OutputDir::open)
-        .context("opening the output directory")?;
+    let output = open_output(layout, &places.output, &config.run.temp_dir)?;
     locks.push(lock(
         output.gvad(),
         &format!("the output directory {}", places.output.display()),
@@ -131,6 +131,7 @@ async fn open_all<'a>(
         unfinished_since: None,
         restless: true,
         own_images: own_images(layout)?,
+        output_shared: layout.output_shared(),
         combined: layout.image(Role::Output).is_none(),
         _locks: locks,
     })))
@@ -177,6 +178,16 @@ fn own_images(layout: &Layout) -> anyhow::Result<Vec<Dir>> {
     let written = images.filter(|image| image.own() && !image.read_only && !image.shared());
     let roots = written.map(|image| Dir::open(&image.path));
     roots.collect::<io::Result<_>>().context("opening an image")
+}
+
+fn open_output(layout: &Layout, path: &Path, temp_dir: &Path) -> anyhow::Result<OutputDir> {
+    let root = Dir::open(path).context("opening the output directory")?;
+    let name = if layout.output_shared() {
+        owner::own_directory(&root, temp_dir)?
+    } else {
+        DIRECTORY.into()
+    };
+    OutputDir::open(root, name).context("opening the output directory")
 }
 
 fn open_ledger(output: &OutputDir) -> anyhow::Result<Ledger> {

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Daemon, Ended, Guest, Place, run, wait_until, write_script};
+use crate::harness::{Daemon, Ended, Guest, Place, run, sh, wait_until, write_script};
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
 
@@ -95,4 +95,96 @@ fn claims_of_another_guest_on_a_share_are_left_alone() {
     assert_eq!(guest.witness(), ["a"]);
     assert_eq!(guest.results().len(), 1);
     assert_eq!(fs::read_to_string(&other).unwrap(), TELL);
+}
+
+/// Two guests that have the application on one share, and no output of their own.
+fn two_on_a_share() -> Option<Guest> {
+    let guest = on_a_share()?;
+    guest.unset("output.source");
+    guest.set("watch.poll_interval", "20ms");
+    Some(guest)
+}
+
+fn live_witness(guest: &Guest) -> Vec<String> {
+    let mut told = guest.witness();
+    told.sort();
+    told
+}
+
+#[test]
+fn two_guests_on_one_share_run_each_script_once_and_write_beside_one_another() {
+    let Some(guest) = two_on_a_share() else {
+        return;
+    };
+    let share = guest.path("mnt/application");
+    let one = Daemon::start(&guest, sharing(&guest.gvad(&[])));
+    let first = one.wait_state("idle");
+    guest.set("run.temp_dir", guest.text("state-2"));
+    let two = Daemon::start(&guest, sharing(&guest.gvad(&[])));
+    let second = two.wait_state("idle");
+    for number in 0..30 {
+        write_script(&share.join(format!("script-bin/s{number:02}")), TELL);
+    }
+    wait_until("all have run", || guest.witness().len() >= 30);
+    let name = |number| format!("s{number:02}");
+    assert_eq!(live_witness(&guest), (0..30).map(name).collect::<Vec<_>>());
+    let results = || {
+        let output = guest.text("mnt/application/output");
+        run(&mut guest.gvad(&["results", &output, "--json"]))
+    };
+    wait_until("all is on record", || {
+        results().stdout.lines().count() == 30
+    });
+    let beside = std::fs::read_dir(share.join("output")).unwrap();
+    let names: Vec<_> = beside.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    let table = run(&mut guest.gvad(&["results", &guest.text("mnt/application/output")]));
+    assert!(table.stdout.contains("30 runs: 30 succeeded"), "{table}");
+    assert!(table.stdout.contains("\ngvad-"), "{table}");
+    assert!(table.stdout.contains("\n000001-"), "{table}");
+    // strace keeps a SIGTERM to itself.
+    for (status, daemon) in [(first, one), (second, two)] {
+        sh(&format!("kill {}", status["pid"]));
+        assert_eq!(daemon.wait(), Some(0));
+    }
+    assert!(!share.join("output/gvad/owner").exists());
+}
+
+#[test]
+fn guest_that_comes_after_another_has_its_output_directory() {
+    let Some(guest) = two_on_a_share() else {
+        return;
+    };
+    let share = guest.path("mnt/application");
+    for (name, state) in [("a", "state"), ("b", "state-2")] {
+        guest.set("run.temp_dir", guest.text(state));
+        write_script(&share.join("script-bin").join(name), TELL);
+        let ended = drain(&guest);
+        assert_eq!(ended.code, Some(0), "{ended}");
+    }
+    assert_eq!(fs::read_dir(share.join("output")).unwrap().count(), 1);
+    assert!(share.join("output/gvad/000002-b/result.json").exists());
+}
+
+#[test]
+fn claim_needs_no_rename_that_the_share_lacks() {
+    let Some(guest) = on_a_share() else { return };
+    write_script(&guest.path("mnt/application/script-bin/a"), TELL);
+    let mut gvad = sharing(&guest.gvad(&["drain"]));
+    // What 9p answers to RENAME_NOREPLACE, and to a request for a lease.
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "--seccomp-bpf", "-o", "/dev/null", "-e"]);
+    strace.args([
+        "inject=mount:retval=0",
+        "-e",
+        "inject=renameat2:error=EINVAL",
+    ]);
+    strace
+        .arg("--")
+        .args(gvad.get_args().skip_while(|arg| *arg != "--").skip(1));
+    gvad = strace;
+    let ended = run(&mut gvad);
+    assert_eq!(ended.code, Some(0), "{ended}");
+    assert_eq!(guest.witness(), ["a"]);
+    assert_eq!(guest.results().len(), 1);
 }
