@@ -19,7 +19,7 @@ fn a_port_that_comes_late_brings_what_was_told_before() {
     guest.script("a", TELL);
     let daemon = guest.daemon();
     daemon.wait_state("idle");
-    host.plug(&guest);
+    host.plug();
     assert_eq!(host.wait_event("ready")["seq"], 1);
     host.wait_event("finished");
     host.wait_event("drained");

@@ -26,6 +26,7 @@ pub(crate) struct Host {
     /// How many of them were asked for.
     seen: RefCell<usize>,
     name: PathBuf,
+    link: PathBuf,
 }
 
 impl Host {
@@ -47,15 +48,16 @@ impl Host {
             lines: RefCell::default(),
             seen: RefCell::default(),
             name,
+            link: guest.path("port"),
         };
-        host.plug(guest);
+        host.plug();
         host
     }
 
     /// The port gets its name.
-    pub(crate) fn plug(&self, guest: &Guest) {
-        let _ = fs::remove_file(guest.path("port"));
-        symlink(&self.name, guest.path("port")).unwrap();
+    pub(crate) fn plug(&self) {
+        let _ = fs::remove_file(&self.link);
+        symlink(&self.name, &self.link).unwrap();
     }
 
     /// Says something, as it is.
@@ -140,5 +142,14 @@ impl Host {
             }
         }
         true
+    }
+}
+
+impl Drop for Host {
+    /// Another test's host gets the same name next, and is not this gvad's.
+    fn drop(&mut self) {
+        if fs::read_link(&self.link).is_ok_and(|name| name == self.name) {
+            let _ = fs::remove_file(&self.link);
+        }
     }
 }
