@@ -214,6 +214,7 @@ impl Process {
             .map_err(|err| warn!("making the control socket: {err}"))
             .ok();
         let board = Board::new(boot_id.clone());
+        let parameters = Parameters::new(&credentials::directories(), &board);
         Ok(Process {
             ctx: Context {
                 config: receiver,
@@ -224,7 +225,7 @@ impl Process {
                 mode,
                 boot_id,
                 shutdown: Shutdown::new(config::SYSTEMD_SOCKET.into()),
-                parameters: Parameters::new(&credentials::directories()),
+                parameters,
                 runner,
             },
             stopper: Rc::new(stopper),

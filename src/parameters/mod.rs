@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use crate::board::Board;
 use crate::config::{DEV, SYS_CLASS_BLOCK, UDEV_QUEUE};
 use crate::stop::Stop;
 use ovf_medium::{Carried, Devices};
@@ -183,11 +184,11 @@ impl fmt::Debug for Parameters {
 impl Parameters {
     /// Those from credentials. What is wrong with one is told, and the others hold.
     #[must_use]
-    pub fn new(directories: &[PathBuf]) -> Parameters {
+    pub fn new(directories: &[PathBuf], board: &Board) -> Parameters {
         let Found { given, problems } = credentials::parameters(directories);
         let (passed, more) = in_force(&[(Origin::Credential, &given)]);
         for problem in problems.iter().chain(&more) {
-            error!("{problem}");
+            tell(board, problem);
         }
         let parameters = Parameters {
             credentials: given,
@@ -210,7 +211,7 @@ impl Parameters {
 
     /// Looks for the OVF environment among the discs that were not looked at before; once it was found, not again. At boot a disc may come behind the
     /// disk with the application: as long as udev works on what was found, it is waited for.
-    pub async fn look_for_ovf(&self, stop: &Stop, temp_dir: &Path) {
+    pub async fn look_for_ovf(&self, stop: &Stop, board: &Board, temp_dir: &Path) {
         if self.settled.get() {
             return;
         }
@@ -224,24 +225,25 @@ impl Parameters {
         let work = tokio::task::spawn_blocking(move || ovf_medium::look(&devices, &temp_dir));
         let looked = match tokio::time::timeout(DISC_BOUND, work).await {
             Ok(Ok(looked)) => looked,
-            Ok(Err(err)) => return error!("looking for the OVF environment: {err}"),
+            Ok(Err(err)) => return tell(board, &format!("looking for the OVF environment: {err}")),
             Err(_) => {
                 // A second look would hang in the same way.
                 self.settled.set(true);
-                return error!(
+                let problem = format!(
                     "looking for the OVF environment: a disc did not answer within {}; doing without",
                     humantime::format_duration(DISC_BOUND)
                 );
+                return tell(board, &problem);
             }
         };
         self.looked_at.borrow_mut().extend(looked.keys);
         for problem in &looked.problems {
-            error!("{problem}");
+            tell(board, problem);
         }
-        self.take(looked.carried);
+        self.take(looked.carried, board);
     }
 
-    fn take(&self, carried: Vec<Carried>) {
+    fn take(&self, carried: Vec<Carried>, board: &Board) {
         let mut carried = carried.into_iter();
         let Some(first) = carried.next() else { return };
         for other in carried {
@@ -261,7 +263,7 @@ impl Parameters {
         let (_, told) = in_force(&[(Origin::Credential, &self.credentials)]);
         let news = more.iter().filter(|problem| !told.contains(problem));
         for problem in first.found.problems.iter().chain(news) {
-            error!("{}: {problem}", first.device.display());
+            tell(board, &format!("{}: {problem}", first.device.display()));
         }
         self.passed.replace(passed);
         info!(device = %first.device.display(), "the OVF environment was read");
@@ -273,6 +275,12 @@ impl Parameters {
             info!(names = ?self, "parameters");
         }
     }
+}
+
+/// To the log and to the host.
+fn tell(board: &Board, problem: &str) {
+    error!("{problem}");
+    board.error(problem);
 }
 
 /// Waits while udev works, and not at all if it does not.

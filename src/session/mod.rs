@@ -70,7 +70,9 @@ pub async fn run(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> 
     let ended = match layout.gather(ctx, &mut carried.queue).await {
         Ok(Gathered::All) => {
             let temp_dir = &ctx.config().run.temp_dir;
-            ctx.parameters.look_for_ovf(&ctx.stop, temp_dir).await;
+            ctx.parameters
+                .look_for_ovf(&ctx.stop, &ctx.board, temp_dir)
+                .await;
             work(ctx, &layout, carried).await
         }
         Ok(Gathered::Stopped) => Ok(Ended::Stopped),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Ended, Guest, run};
+use crate::harness::{Ended, Guest, Host, run};
 
 /// The system's credentials, in the guest's own `/run`.
 fn credentials(pairs: &[(&str, &str)]) -> PathBuf {
@@ -160,5 +160,21 @@ fn credential_holds_when_the_configuration_is_read_again() {
     guest.hand_over("a", "#!/bin/sh\ntest \"$AGAIN\" = 1\n");
     daemon.wait_result("a");
     daemon.wait_state("idle");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn host_hears_of_a_parameter_that_is_not_passed_on() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    let host = Host::new(&guest);
+    credentials(&[("gva.param.a_b", "sesame"), ("gva.param.a-b", "first")]);
+    let daemon = guest.daemon();
+    let error = host.wait_event("error");
+    assert_eq!(
+        error["message"],
+        "credential gva.param.a_b is not passed on: GVA_PARAM_A_B is taken"
+    );
     assert_eq!(daemon.stop(), Some(0));
 }
