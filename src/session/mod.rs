@@ -291,7 +291,8 @@ impl Session<'_> {
             }
             ctx.board.state(State::Idle, None);
             let quiet = !self.wait(pass.unfinished > 0).await;
-            if quiet && self.restless && !ctx.stop.wanted() {
+            let rest = quiet && self.restless && !ctx.stop.wanted();
+            if rest && self.work.presence.missing().await.is_none() {
                 self.rest()?;
             }
         }

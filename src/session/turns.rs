@@ -15,8 +15,8 @@ use crate::status::State;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// And no later than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// When gvad is to end at last, a medium that could not be used so often in a row, while no other waits, does not keep it any longer.
-const MOST_TRIES: u32 = 5;
+/// When gvad is to end at last, a medium that could not be used is tried again so often while no other waits; then it does not keep gvad any longer.
+const MOST_TRIES: u32 = 3;
 
 /// Runs sessions until gvad is to end.
 ///

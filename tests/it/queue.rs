@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Daemon, Fs, Guest, Image, sh, write_script};
+use crate::harness::{Daemon, Fs, Guest, Image, Place, sh, wait_until, write_script};
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
 
@@ -47,7 +49,7 @@ fn images(status: &Value) -> Vec<String> {
 /// Waits until everything is released, and nothing waits.
 #[track_caller]
 fn wait_released(daemon: &Daemon, guest: &Guest) {
-    crate::harness::wait_until("everything is released", || {
+    wait_until("everything is released", || {
         let status = daemon.status();
         status["state"] == "idle" && images(&status).is_empty()
     });
@@ -104,7 +106,7 @@ fn media_have_their_turns_in_the_order_in_which_they_were_attached() {
     attach(&guest, "c", &[("c", TELL), ("d", TELL)]);
     guest.detach(&holder);
     let mut a = attach(&guest, "a", &[("a", TELL)]);
-    crate::harness::wait_until("a has an earlier name", || {
+    wait_until("a has an earlier name", || {
         if a > b {
             guest.detach(&a);
             a = guest.attach(&guest.path("a.img"), &[]);
@@ -342,7 +344,7 @@ fn gvad_started_again_in_the_middle_goes_on_with_the_queue() {
     attach(&guest, "b", &[("b", &format!("{TELL}sleep 1000\n"))]);
     attach(&guest, "c", &[("c", TELL)]);
     let daemon = guest.daemon();
-    crate::harness::wait_until("b runs", || guest.witness() == ["a", "b"]);
+    wait_until("b runs", || guest.witness() == ["a", "b"]);
     daemon.kill();
     let daemon = guest.daemon();
     daemon.wait_log("-c\" outcome=exited");
@@ -464,30 +466,49 @@ fn result_that_belongs_on_a_medium_that_was_taken_out_is_recorded_when_it_is_bac
 
 #[test]
 fn output_that_was_in_use_is_waited_for_when_it_is_gone() {
-    let Some(guest) = guest() else { return };
-    // Optional, by its source alone.
-    let label = guest.label("qout");
-    sh(&format!(
-        "tune2fs -L '{label}' '{}'",
-        guest.text("output.img")
-    ));
+    // With its default label it is optional, until it was there.
+    let Some(guest) = Guest::alone() else { return };
+    let image = Image::empty(Fs::Ext4, guest.path("app.img"), &guest.label("app"));
+    guest.set_application(Place::Image(image));
+    let image = Image::empty(Fs::Ext4, guest.path("output.img"), "gva-output");
+    guest.set_output(Place::Image(image));
+    guest.unset("output.source");
+    guest.set("output.wait", "500ms");
     let output = guest.attach(&guest.path("output.img"), &[]);
-    guest.set("output.source", output.as_str());
-    guest.set("application.source", format!("LABEL={}", guest.label("qa")));
-    attach(&guest, "a", &[("a", TELL)]);
     own_sysfs();
     let daemon = guest.daemon();
+    guest.hand_over("a", TELL);
     daemon.wait_result("a");
     daemon.wait_state("idle");
     take_out(&output);
-    daemon.wait_log("the output image");
-    daemon.wait_log("was taken out");
-    // Found by its path at once, as another attachment.
-    daemon.wait_state("idle");
+    let status = daemon.wait_state("waiting_for_output");
+    assert_eq!(images(&status), ["application"]);
     guest.hand_over("b", TELL);
+    thread::sleep(Duration::from_secs(1)); // longer than output.wait
+    assert_eq!(guest.witness(), ["a"]);
+    assert!(!guest.live().join("output").exists());
+    put_in(&output, Some(u64::MAX));
     daemon.wait_result("b");
     assert_eq!(daemon.stop(), Some(0));
     assert_eq!(guest.results().len(), 2);
+}
+
+#[test]
+fn medium_that_cannot_be_used_does_not_keep_the_machine_up_for_ever() {
+    let Some(guest) = guest() else { return };
+    let path = medium(&guest, "a", &[]);
+    let damaged = fs::File::options().write(true).open(&path).unwrap();
+    damaged.set_len(64 << 10).unwrap();
+    guest.attach(&path, &[]);
+    attach(&guest, "b", &[("b", TELL)]);
+    guest.set("lifecycle.when_drained", "exit");
+    let daemon = guest.daemon();
+    assert_eq!(daemon.wait(), Some(2));
+    let log = fs::read_to_string(guest.path("log")).unwrap();
+    assert_eq!(log.matches("trying again in").count(), 2, "{log}");
+    assert!(log.contains("it is not tried again"), "{log}");
+    assert_eq!(guest.witness(), ["b"]);
+    guest.assert_unmounted();
 }
 
 #[test]
