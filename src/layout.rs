@@ -88,7 +88,9 @@ impl Layout {
                     self.images.push(*image);
                 }
                 Waited::Absent => {
-                    info!(role = %wanted.role, source = wanted.source, "no such image: doing without")
+                    info!(role = %wanted.role, source = wanted.source, "no such image: doing without");
+                    // It is no problem any more.
+                    ctx.board.state(State::Starting, None);
                 }
                 Waited::Else(gathered) => return Ok(gathered),
             }

@@ -53,7 +53,13 @@ impl Desk {
                 };
             }
         };
-        info!(?command, "requested over the port");
+        // One that only asks is no change of state, and may come often.
+        match command {
+            Command::Status | Command::Sync => debug!(?command, "requested over the port"),
+            Command::Stop | Command::Poweroff | Command::Cancel { .. } => {
+                info!(?command, "requested over the port");
+            }
+        }
         let ends = matches!(command, Command::Stop | Command::Poweroff);
         let done = match command {
             Command::Stop => {

@@ -110,7 +110,7 @@ fn a_host_that_does_not_read_keeps_nobody_waiting() {
         return;
     };
     let host = Host::new(&guest);
-    let daemon = guest.daemon();
+    let daemon = Daemon::start(&guest, guest.gvad(&["--log-level", "debug"]));
     ask_for_too_much(&host, &daemon);
     for name in ["a", "b", "c"] {
         guest.hand_over(name, TELL);
@@ -129,7 +129,7 @@ fn a_host_that_reads_late_hears_how_much_it_missed() {
         return;
     };
     let host = Host::new(&guest);
-    let daemon = guest.daemon();
+    let daemon = Daemon::start(&guest, guest.gvad(&["--log-level", "debug"]));
     ask_for_too_much(&host, &daemon);
     guest.hand_over("a", TELL);
     daemon.wait_result("a");

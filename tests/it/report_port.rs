@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Guest, Host, sh, wait_until};
+use crate::harness::{Daemon, Guest, Host, sh, wait_until};
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
 
@@ -90,7 +90,7 @@ fn a_port_that_hangs_up_or_is_full_burns_no_processor_time() {
         return;
     };
     let host = Host::new(&guest);
-    let daemon = guest.daemon();
+    let daemon = Daemon::start(&guest, guest.gvad(&["--log-level", "debug"]));
     host.wait_event("drained");
     let ticks = || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
