@@ -99,7 +99,9 @@ fn scripts_come_on_a_cd_a_squashfs_and_a_fat_disk() {
         ("iso9660", Plan::new(Base::Direct).cd(&iso), out("iso.img")),
         (
             "squashfs",
-            Plan::new(Base::Direct).read_only_disk("gva-a0", &squashfs),
+            Plan::new(Base::Direct)
+                .config("application.source = '/dev/disk/by-id/virtio-gva-a0'")
+                .read_only_disk("gva-a0", &squashfs),
             out("squashfs.img"),
         ),
         (
@@ -111,8 +113,9 @@ fn scripts_come_on_a_cd_a_squashfs_and_a_fat_disk() {
         ),
     ];
     for (fstype, plan, out) in cases {
+        println!("{fstype}");
         let mut machine = plan.disk("gva-o", &out).start();
-        assert!(machine.wait_end().success(), "{fstype}");
+        assert!(machine.wait_end().success());
         let results = results(&out, "/gvad");
         assert_eq!(results.len(), 1, "{fstype}: {results:#?}");
         assert!(results[0].success, "{fstype}: {results:#?}");

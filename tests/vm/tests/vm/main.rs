@@ -3,6 +3,7 @@
 
 mod endings;
 mod events;
+mod host;
 mod layouts;
 mod media;
 mod parameters;
