@@ -62,6 +62,10 @@ impl Port {
             Ok(text) => text,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
         };
+        // Each connection begins with an empty line, which ends what was cut off.
+        if text.is_empty() {
+            return self.next(limit);
+        }
         // What was sent before this side was there may begin in the middle.
         match serde_json::from_str::<Line>(&text) {
             Ok(line) => {
