@@ -104,16 +104,31 @@ fn the_disks_are_what_was_packed_and_end_with_a_marker() {
     let shop = Workshop::new();
     succeeded(&shop.pack(&["-o", "job.ova"]));
     let mut parts = Parts::read(&shop.path("job.ova"));
+    let mut ids = Vec::new();
     for (role, image) in [("base", "base.img"), ("application", "app.img")] {
         let content = parts.member(&format!("-{role}.vmdk")).content.clone();
-        assert_eq!(content.len() % 512, 0);
+        // What qemu-img writes itself has no marker.
+        let bare = shop.path("bare.vmdk");
+        let mut command = Command::new("qemu-img");
+        command.args(["convert", "-O", "vmdk", "-o", "subformat=streamOptimized"]);
+        command.args(["-f", "raw"]).arg(shop.path(image)).arg(&bare);
+        succeeded(&command.output().unwrap());
+        let bare = usize::try_from(bare.metadata().unwrap().len()).unwrap();
+        assert_eq!(content.len(), bare.next_multiple_of(512) + 512);
         assert!(content[content.len() - 512..].iter().all(|byte| *byte == 0));
+        let text = String::from_utf8_lossy(&content[512..1024]).into_owned();
+        let id = text.lines().find_map(|line| line.strip_prefix("CID="));
+        ids.push(id.unwrap().to_owned());
         let disk = shop.path("disk.vmdk");
         fs::write(&disk, content).unwrap();
         let mut command = Command::new("qemu-img");
         command.args(["compare", "-f", "raw", "-F", "vmdk"]);
         succeeded(&command.arg(shop.path(image)).arg(&disk).output().unwrap());
     }
+    assert!(
+        ids.iter().all(|id| id.len() == 8) && ids[0] != ids[1],
+        "{ids:?}"
+    );
 }
 
 #[test]

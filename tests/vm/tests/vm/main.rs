@@ -6,5 +6,6 @@ mod events;
 mod host;
 mod layouts;
 mod media;
+mod ova;
 mod parameters;
 mod shares;
