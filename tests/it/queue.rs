@@ -451,6 +451,7 @@ fn result_that_belongs_on_a_medium_that_was_taken_out_is_recorded_when_it_is_bac
     wait_released(&daemon, &guest);
     assert_eq!(guest.witness(), ["a", "b"]);
     assert_eq!(daemon.stop(), Some(0));
+    guest.detach(&device);
     let image = Image {
         fs: Fs::Ext4,
         path: guest.path("a.img"),
@@ -490,6 +491,7 @@ fn output_that_was_in_use_is_waited_for_when_it_is_gone() {
     put_in(&output, Some(u64::MAX));
     daemon.wait_result("b");
     assert_eq!(daemon.stop(), Some(0));
+    guest.detach(&output);
     assert_eq!(guest.results().len(), 2);
 }
 
