@@ -1,5 +1,4 @@
 //! gva: makes, runs and packs Grid Virtual Appliances. Parses the command line, calls, prints, sets the exit status.
-#![expect(dead_code, reason = "the commands that use it come next")]
 
 mod cli;
 mod say;
@@ -9,6 +8,7 @@ mod machine;
 mod ova;
 mod results;
 mod run;
+mod serve;
 
 mod lines;
 mod qmp;
@@ -17,7 +17,6 @@ mod tool;
 
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::Parser;
 
 use cli::{Cli, Command};
@@ -50,8 +49,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
             Some(job) => run::run(&ova::open(args, job)?.args),
             None => run::run(args),
         },
-        Command::Submit(_) | Command::Eject(_) => {
-            bail!("not there yet")
-        }
+        Command::Submit(args) => serve::client::submit(args),
+        Command::Eject(args) => serve::client::eject(args),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -11,7 +11,6 @@ use gvad::sys::superblock::{Content, Superblock, probe};
 use serde_json::{Value, json};
 
 use crate::cli::Role;
-use crate::say;
 
 /// How the bytes of a disk stand in its file. Told by the file's name alone: a guest can write what it likes at the start of a raw disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +48,14 @@ impl Format {
 pub(crate) struct Disk {
     /// Names the disk for QEMU, and for the guest: its serial number.
     pub(crate) id: String,
+    pub(crate) role: Role,
+    /// It is of a type that has no labels.
+    pub(crate) unlabelled: bool,
     /// Absolute.
     path: PathBuf,
     format: Format,
     block_device: bool,
     pub(crate) read_only: bool,
-    /// Which file it is.
-    identity: (u64, u64),
     _lock: Lock,
 }
 
@@ -86,10 +86,9 @@ impl Disk {
             Format::Qcow2 | Format::Vmdk => None,
         };
         let medium = |fstype: &str| ["iso9660", "squashfs", "erofs"].contains(&fstype);
-        let read_only = !writable
-            || role == Role::Data
-            || format == Format::Vmdk
-            || content.flatten().is_some_and(|found| medium(found.fstype));
+        let fstype = content.flatten().map(|found| found.fstype);
+        let read_only =
+            !writable || role == Role::Data || format == Format::Vmdk || fstype.is_some_and(medium);
         if read_only && role == Role::Output {
             bail!("{what} cannot be written");
         }
@@ -103,13 +102,14 @@ impl Disk {
             .with_context(|| format!("{what} is in use by another run"))?;
         Ok(Disk {
             id: id.to_owned(),
+            role,
+            unlabelled: fstype == Some("squashfs"),
             path: path
                 .canonicalize()
                 .with_context(|| format!("looking at {what}"))?,
             format,
             block_device,
             read_only,
-            identity: (found.dev(), found.ino()),
             _lock: lock,
         })
     }
@@ -126,20 +126,16 @@ impl Disk {
             .with_context(|| format!("{what} is in use by another run"))?;
         Ok(Disk {
             id: id.to_owned(),
+            role: Role::Data,
+            unlabelled: false,
             path: path
                 .canonicalize()
                 .with_context(|| format!("looking at {what}"))?,
             format: Format::Raw,
             block_device: found.file_type().is_block_device(),
             read_only: true,
-            identity: (found.dev(), found.ino()),
             _lock: lock,
         })
-    }
-
-    /// Whether it is the same file.
-    pub(crate) fn is(&self, other: &Disk) -> bool {
-        self.identity == other.identity
     }
 
     /// For people.
@@ -182,11 +178,7 @@ fn look(mut file: &File, role: Role, what: &str) -> anyhow::Result<Option<Superb
         Content::Unknown => bail!("{what} holds no file system; make one with gva image"),
     };
     let label = String::from_utf8_lossy(&found.label).into_owned();
-    if found.fstype == "squashfs" {
-        say::warn(&format!(
-            "warning: {what} is squashfs, which has no label: the base must name its device in gvad.toml"
-        ));
-    } else if !label.starts_with(role.label()) {
+    if found.fstype != "squashfs" && !label.starts_with(role.label()) {
         let wanted = role.label();
         bail!(
             "{what} has {}, and gvad looks for {wanted}; gva image sets it, or for ext4: e2label IMAGE {wanted}",

@@ -5,11 +5,14 @@ pub(crate) mod base;
 pub(crate) mod disk;
 pub(crate) mod parameter;
 
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
 use crate::cli::{Firmware, MachineArgs, Role, RunArgs};
+use crate::image::{self, ext4};
+use crate::scratch::{self, Dir};
 use crate::tool;
 use base::Base;
 use disk::Disk;
@@ -30,6 +33,8 @@ pub(crate) struct Appliance {
     pub(crate) machine: MachineArgs,
     /// Free slots are there for what comes.
     pub(crate) serves: bool,
+    /// Holds the placeholder.
+    _scratch: Option<Dir>,
 }
 
 impl Appliance {
@@ -63,15 +68,32 @@ impl Appliance {
             .iter()
             .map(|text| Parameter::parse(text))
             .collect();
-        let credentials = parameter::credentials(&parameters?, serves)?;
+        let mut disks = disks(args)?;
+        let scratch = if serves && args.application.is_none() {
+            scratch::hold_signals_back()?;
+            let scratch = Dir::new()?;
+            disks.push(placeholder(&scratch)?);
+            Some(scratch)
+        } else {
+            None
+        };
+        if serves
+            && disks
+                .iter()
+                .any(|disk| disk.role == Role::Application && disk.unlabelled)
+        {
+            bail!("--serve finds media by their labels, and squashfs has none");
+        }
+        let credentials = parameter::credentials(&parameters?, &config(&disks, serves))?;
         let appliance = Appliance {
             qemu,
             base: Base::open(base)?,
-            disks: disks(args)?,
+            disks,
             cds: cds(args)?,
             credentials,
             machine,
             serves,
+            _scratch: scratch,
         };
         if appliance.machine.firmware == Firmware::Uefi
             && matches!(appliance.base.kind, base::Kind::Direct { .. })
@@ -83,6 +105,48 @@ impl Appliance {
         }
         Ok(appliance)
     }
+}
+
+/// An application image without scripts. gvad keeps its first medium mounted, for scripts that may come, until there is a second; with this as the
+/// first, each that is submitted is released as soon as it is done, and cleanly unmounted.
+fn placeholder(scratch: &Dir) -> anyhow::Result<Disk> {
+    let doing = "making a placeholder";
+    let (directory, file) = (
+        scratch.path().join("empty"),
+        scratch.path().join("first.img"),
+    );
+    fs::create_dir_all(directory.join("script-bin")).context(doing)?;
+    File::create(&file).context(doing)?;
+    let wanted = ext4::Wanted {
+        directory: Some(&directory),
+        label: Role::Application.label(),
+        size: 16 << 20,
+        content: &image::measure(&directory)?,
+    };
+    ext4::make(&wanted, &file, doing)?;
+    Disk::open(&file, Role::Application, FIRST)
+}
+
+/// What gvad must know of this instance, beside the base's own configuration.
+fn config(disks: &[Disk], serves: bool) -> String {
+    let mut config = String::new();
+    for role in [Role::Application, Role::Data, Role::Output] {
+        let table = role.name();
+        match disks.iter().find(|disk| disk.role == role) {
+            // It has no label, but the disk has a serial number.
+            Some(disk) if disk.unlabelled => {
+                let id = &disk.id;
+                config += &format!("[{table}]\nsource = \"/dev/disk/by-id/virtio-{id}\"\n");
+            }
+            // Else gvad waits a while for one.
+            None if role != Role::Application => config += &format!("[{table}]\nwait = \"0s\"\n"),
+            Some(_) | None => {}
+        }
+    }
+    if serves {
+        config += "[lifecycle]\nwhen_drained = \"wait\"\n";
+    }
+    config
 }
 
 fn disks(args: &RunArgs) -> anyhow::Result<Vec<Disk>> {

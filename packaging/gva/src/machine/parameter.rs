@@ -52,11 +52,11 @@ fn credential(name: &str, value: &[u8]) -> String {
     )
 }
 
-/// All that the instance is told. `wait`: when no script waits, gvad waits for more instead of powering off.
-pub(crate) fn credentials(parameters: &[Parameter], wait: bool) -> anyhow::Result<Vec<String>> {
+/// All that the instance is told; `config` is a gvad.toml for it alone.
+pub(crate) fn credentials(parameters: &[Parameter], config: &str) -> anyhow::Result<Vec<String>> {
     let mut strings: Vec<String> = parameters.iter().map(Parameter::credential).collect();
-    if wait {
-        strings.push(credential("gva.when_drained", b"wait"));
+    if !config.is_empty() {
+        strings.push(credential("gva.config", config.as_bytes()));
     }
     if strings.len() > MOST {
         bail!("{} parameters are more than {MOST}", parameters.len());
@@ -81,7 +81,7 @@ mod tests {
 
     fn all(texts: &[&str]) -> anyhow::Result<Vec<String>> {
         let parsed = texts.iter().map(|text| Parameter::parse(text));
-        credentials(&parsed.collect::<Result<Vec<_>, _>>()?, false)
+        credentials(&parsed.collect::<Result<Vec<_>, _>>()?, "")
     }
 
     #[test]

@@ -63,10 +63,6 @@ impl Package {
         })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn is_tar(&self) -> bool {
         matches!(self.place, Place::Tar(_))
     }

@@ -17,6 +17,9 @@ use crate::cli::RunArgs;
 use crate::machine::Appliance;
 use crate::machine::arguments::Accelerator;
 use crate::qmp::Event;
+use crate::serve::desk::{Asked, Desk};
+use crate::serve::media::Media;
+use crate::serve::{Request, socket};
 
 /// A guest that was told to stop ends its script and unmounts; what is not done then is not waited for.
 const GRACE: Duration = Duration::from_secs(90);
@@ -32,19 +35,23 @@ const CONSOLE_LINES: usize = 20;
 pub(crate) struct Wishes {
     timeout: Option<Span>,
     boot_timeout: Duration,
-    serves: bool,
+    desk: Option<Desk>,
     console: Option<File>,
     signals: [Signal; 3],
 }
 
 impl Wishes {
     /// From the command line. From here on signals are ours.
-    pub(crate) fn new(args: &RunArgs, console: Option<File>) -> anyhow::Result<Wishes> {
+    pub(crate) async fn new(args: &RunArgs, console: Option<File>) -> anyhow::Result<Wishes> {
         let listen = |kind| signal(kind).context("listening for signals");
+        let desk = match &args.serve {
+            Some(path) => Some(Desk::open(&socket(path.as_deref())?).await?),
+            None => None,
+        };
         Ok(Wishes {
             timeout: args.timeout,
             boot_timeout: args.machine.boot_timeout.0,
-            serves: args.serve.is_some(),
+            desk,
             console,
             signals: [
                 listen(SignalKind::interrupt())?,
@@ -54,14 +61,35 @@ impl Wishes {
         })
     }
 
-    async fn signal(&mut self) {
+    /// Where clients find us, if they do.
+    pub(crate) fn socket(&self) -> Option<String> {
+        let desk = self.desk.as_ref()?;
+        Some(desk.path().display().to_string())
+    }
+
+    /// What a person or a client wants next. May be dropped while it waits, nothing is lost.
+    async fn next(&mut self) -> Wish {
         let [first, second, third] = &mut self.signals;
+        let asked = async {
+            match &mut self.desk {
+                Some(desk) => desk.next().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = first.recv() => {}
-            _ = second.recv() => {}
-            _ = third.recv() => {}
+            _ = first.recv() => Wish::Stop,
+            _ = second.recv() => Wish::Stop,
+            _ = third.recv() => Wish::Stop,
+            asked = asked => Wish::Media(asked),
         }
     }
+}
+
+/// What a person or a client wants.
+#[derive(Debug)]
+enum Wish {
+    Stop,
+    Media(Asked),
 }
 
 /// Why the machine was told to end.
@@ -108,6 +136,7 @@ pub(crate) struct Attempt<'a> {
     wishes: &'a mut Wishes,
     show: &'a mut Show,
     follow: Follow,
+    media: Media,
     /// There is another way if this one does not work.
     trial: bool,
     started: Instant,
@@ -134,6 +163,7 @@ impl<'a> Attempt<'a> {
             wishes,
             show,
             follow: Follow::default(),
+            media: Media::new(),
             trial,
             started: Instant::now(),
             stopped: None,
@@ -149,12 +179,20 @@ impl<'a> Attempt<'a> {
         let status = loop {
             tokio::select! {
                 did = self.qemu.next() => match did? {
-                    Did::Said(line) => self.said(&line),
+                    Did::Said(line) => self.said(&line).await,
                     Did::Printed => {}
                     Did::Event(event) => self.event(&event).await?,
                     Did::Ended(status) => break status,
                 },
-                () = self.wishes.signal() => self.signalled().await?,
+                wish = self.wishes.next() => match wish {
+                    Wish::Stop => self.signalled().await?,
+                    Wish::Media((Request::Submit { image }, client)) => {
+                        self.media.submit(&mut self.qemu.qmp, &image, client).await;
+                    }
+                    Wish::Media((Request::Eject { id }, client)) => {
+                        self.media.eject(&mut self.qemu.qmp, &id, client).await;
+                    }
+                },
                 _ = ticks.tick() => self.tick().await?,
             }
         };
@@ -163,11 +201,12 @@ impl<'a> Attempt<'a> {
 
     async fn end(mut self, status: ExitStatus) -> anyhow::Result<End> {
         for line in self.qemu.last_lines().await {
-            self.said(&line);
+            self.said(&line).await;
         }
         for event in self.qemu.qmp.last_events().await {
             self.event(&event).await?;
         }
+        self.media.end();
         self.wishes.console = self.qemu.console_file();
         let last = match self.shutdown.as_deref() {
             Some("guest-shutdown") => Last::PoweredOff,
@@ -185,14 +224,19 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    fn said(&mut self, line: &[u8]) {
+    async fn said(&mut self, line: &[u8]) {
         if let Some(line) = self.follow.line(line) {
             self.show.event(&line);
+            self.media.told(&mut self.qemu.qmp, &line).await;
         }
     }
 
     async fn event(&mut self, event: &Event) -> anyhow::Result<()> {
         match event.name.as_str() {
+            "DEVICE_DELETED" => {
+                let id = event.data["device"].as_str().unwrap_or_default();
+                self.media.let_go(&mut self.qemu.qmp, id).await;
+            }
             "SHUTDOWN" => self.shutdown = event.data["reason"].as_str().map(str::to_owned),
             // Nobody here stops the machine: it cannot go on, as by an error of KVM, or a full disk.
             "STOP" => {
@@ -224,7 +268,7 @@ impl<'a> Attempt<'a> {
             self.show.say("killing    the appliance");
             return self.kill().await;
         }
-        let why = if self.wishes.serves {
+        let why = if self.wishes.desk.is_some() {
             Stopped::Served
         } else {
             Stopped::Signal
@@ -255,6 +299,7 @@ impl<'a> Attempt<'a> {
                 self.kill().await?;
             }
         }
+        self.media.tick(&mut self.qemu.qmp).await;
         self.show.progress(&self.follow);
         Ok(())
     }

@@ -46,8 +46,11 @@ async fn work(
     console: Option<File>,
 ) -> anyhow::Result<ExitCode> {
     let mut show = Show::new(args.json, args.quiet);
-    let mut wishes = Wishes::new(args, console)?;
+    let mut wishes = Wishes::new(args, console).await?;
     scratch::let_signals_through()?;
+    if let Some(socket) = wishes.socket() {
+        show.say(&format!("serving    at {socket}"));
+    }
     let accelerators = accelerators(args.machine.accel, &mut show);
     let mut left = accelerators.len();
     for accelerator in accelerators {
