@@ -62,7 +62,7 @@ fn shipped_file_with_every_line_uncommented_is_the_defaults() {
     let section = |line: &&str| line.starts_with('[') || line.starts_with("# [");
     assert_eq!(
         shipped.lines().filter(section).count(),
-        8,
+        9,
         "each section once"
     );
 }

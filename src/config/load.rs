@@ -146,6 +146,7 @@ fn check(config: &mut Config) -> Result<(), Complaint> {
         run,
         environment,
         lifecycle: _,
+        parameters: _,
         report,
     } = config;
     for (section, source, fstype, options) in [

@@ -54,6 +54,8 @@ pub struct Config {
     pub lifecycle: Lifecycle,
     /// What the host is told.
     pub report: Report,
+    /// What this instance was told.
+    pub parameters: Parameters,
 }
 
 /// `[application]`
@@ -168,6 +170,14 @@ pub struct Report {
     pub port: PathBuf,
     /// How often to say that gvad is alive; 0: never.
     pub heartbeat: Span,
+}
+
+/// `[parameters]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Parameters {
+    /// How long to wait for udev to have found everything, before an OVF environment is looked for.
+    pub wait: Span,
 }
 
 /// A duration, or `forever`.
@@ -319,6 +329,14 @@ impl Default for Report {
         Report {
             port: "/dev/virtio-ports/org.gva.events".into(),
             heartbeat: Span(std::time::Duration::from_secs(10)),
+        }
+    }
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Parameters {
+            wait: Span(std::time::Duration::from_secs(10)),
         }
     }
 }

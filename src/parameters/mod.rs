@@ -31,8 +31,6 @@ const LARGEST_SUM: usize = 256 << 10;
 /// What one more variable costs beside its text: `=`, NUL and a pointer.
 const OVERHEAD: usize = 10;
 
-/// So long it is waited for udev to come to the end of what it does.
-const UDEV_BOUND: Duration = Duration::from_secs(10);
 /// What udev finishes may bring the next event: it must have been at rest so long.
 const UDEV_REST: Duration = Duration::from_millis(100);
 /// How often it is looked at.
@@ -210,12 +208,12 @@ impl Parameters {
     }
 
     /// Looks for the OVF environment among the discs that were not looked at before; once it was found, not again. At boot a disc may come behind the
-    /// disk with the application: as long as udev works on what was found, it is waited for.
-    pub async fn look_for_ovf(&self, stop: &Stop, board: &Board, temp_dir: &Path) {
+    /// disk with the application: as long as udev works on what was found, it is waited for, up to `wait`.
+    pub async fn look_for_ovf(&self, stop: &Stop, board: &Board, temp_dir: &Path, wait: Duration) {
         if self.settled.get() {
             return;
         }
-        wait_for_udev(Path::new(UDEV_QUEUE), stop).await;
+        wait_for_udev(Path::new(UDEV_QUEUE), stop, wait).await;
         let devices = Devices {
             sys_class_block: SYS_CLASS_BLOCK.into(),
             dev: DEV.into(),
@@ -284,7 +282,10 @@ fn tell(board: &Board, problem: &str) {
 }
 
 /// Waits while udev works, and not at all if it does not.
-async fn wait_for_udev(queue: &Path, stop: &Stop) {
+async fn wait_for_udev(queue: &Path, stop: &Stop, bound: Duration) {
+    if bound.is_zero() {
+        return;
+    }
     let settled = async {
         let mut rest = UDEV_REST;
         loop {
@@ -300,10 +301,10 @@ async fn wait_for_udev(queue: &Path, stop: &Stop) {
             }
         }
     };
-    if tokio::time::timeout(UDEV_BOUND, settled).await.is_err() {
+    if tokio::time::timeout(bound, settled).await.is_err() {
         warn!(
             "udev is still at work after {}: a disc with an OVF environment may not be there yet",
-            humantime::format_duration(UDEV_BOUND)
+            humantime::format_duration(bound)
         );
     }
 }

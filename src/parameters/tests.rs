@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::stop;
@@ -189,6 +189,8 @@ fn ovf_environment_is_read_only_as_a_regular_file_of_bounded_size() {
     assert!(err.contains("larger than 1 MiB"), "{err}");
 }
 
+const BOUND: Duration = Duration::from_secs(10);
+
 #[test]
 fn without_udev_nothing_is_waited_for_and_while_it_works_it_is() {
     let base = tempfile::tempdir().unwrap();
@@ -200,17 +202,20 @@ fn without_udev_nothing_is_waited_for_and_while_it_works_it_is() {
         .unwrap();
     runtime.block_on(async {
         let begun = Instant::now();
-        wait_for_udev(&queue, &stop).await;
+        wait_for_udev(&queue, &stop, BOUND).await;
         assert!(begun.elapsed() < UDEV_LOOK, "{:?}", begun.elapsed());
         fs::write(&queue, "").unwrap();
-        let mut waiting = std::pin::pin!(wait_for_udev(&queue, &stop));
+        let mut waiting = std::pin::pin!(wait_for_udev(&queue, &stop, BOUND));
         let early = tokio::time::timeout(UDEV_REST * 2, &mut waiting).await;
         assert!(early.is_err(), "it works");
+        let begun_again = Instant::now();
+        wait_for_udev(&queue, &stop, Duration::ZERO).await;
+        assert!(begun_again.elapsed() < UDEV_LOOK, "not at all");
         fs::remove_file(&queue).unwrap();
         waiting.await;
         fs::write(&queue, "").unwrap();
         stopper.stop();
-        wait_for_udev(&queue, &stop).await;
-        assert!(begun.elapsed() < UDEV_BOUND, "a stop ends it");
+        wait_for_udev(&queue, &stop, BOUND).await;
+        assert!(begun.elapsed() < BOUND, "a stop ends it");
     });
 }

@@ -69,9 +69,10 @@ pub async fn run(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> 
     let mut layout = Layout::default();
     let ended = match layout.gather(ctx, &mut carried.queue).await {
         Ok(Gathered::All) => {
-            let temp_dir = &ctx.config().run.temp_dir;
+            let config = ctx.config();
+            let wait = config.parameters.wait.0;
             ctx.parameters
-                .look_for_ovf(&ctx.stop, &ctx.board, temp_dir)
+                .look_for_ovf(&ctx.stop, &ctx.board, &config.run.temp_dir, wait)
                 .await;
             work(ctx, &layout, carried).await
         }

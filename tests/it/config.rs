@@ -86,6 +86,8 @@ when_drained = "wait"
 [report]
 port = "/dev/virtio-ports/org.gva.events"
 heartbeat = "10s"
+[parameters]
+wait = "10s"
 "#;
 
 #[test]
