@@ -121,6 +121,7 @@ impl Image {
         let e2fsck = tool::find("e2fsck", PACKAGE)?;
         let mut e2fsck = tool::command(&e2fsck);
         e2fsck.args(["-y", "-E", "journal_only"]).arg(&copy);
+        e2fsck.stdout(Stdio::null()); // ours is for results
         let ended = tool::status_within(&mut e2fsck, PATIENCE, &doing)?;
         // 1: it had something to do.
         if !matches!(ended.code(), Some(0 | 1)) {

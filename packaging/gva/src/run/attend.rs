@@ -127,6 +127,8 @@ pub(crate) struct End {
     pub(crate) lifeless: Option<String>,
     /// The last lines of the console.
     pub(crate) console: Vec<String>,
+    /// What the guest's kernel said when it gave up.
+    pub(crate) panic: Option<String>,
 }
 
 /// A machine, attended.
@@ -221,6 +223,11 @@ impl<'a> Attempt<'a> {
             killed: self.killed,
             lifeless,
             console: self.qemu.console(CONSOLE_LINES),
+            panic: self
+                .qemu
+                .console(usize::MAX)
+                .into_iter()
+                .find(|line| line.contains("Kernel panic")),
         })
     }
 

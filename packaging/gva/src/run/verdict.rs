@@ -62,10 +62,13 @@ pub(crate) fn verdict(end: &End) -> Verdict {
     let ready = end.follow.boot_id.is_some();
     match &end.last {
         Last::Died(how) => failed(end, format!("the appliance failed: QEMU {how}")),
-        Last::Reset => failed(
-            end,
-            "the appliance failed: the guest reset itself, by a kernel panic or a reboot".into(),
-        ),
+        Last::Reset => {
+            let how = end.panic.as_deref().unwrap_or("by a reboot or a fault");
+            failed(
+                end,
+                format!("the appliance failed: the guest reset itself: {how}"),
+            )
+        }
         Last::PoweredOff if !ready => failed(
             end,
             "the appliance failed: it powered off before gvad reported".into(),
@@ -110,6 +113,7 @@ mod tests {
             killed: false,
             lifeless: None,
             console: Vec::new(),
+            panic: None,
         };
         verdict(&end).code
     }

@@ -4,7 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::TempDir;
 
@@ -18,7 +19,11 @@ impl Place {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         let place = Place(dir);
         // The build directory may be closed to others.
-        fs::copy(env!("CARGO_BIN_EXE_gva"), place.at("gva")).unwrap();
+        let built = Path::new(env!("CARGO_BIN_EXE_gva"));
+        if fs::hard_link(built, place.at("gva")).is_err() {
+            let _alone = lock();
+            fs::copy(built, place.at("gva")).unwrap();
+        }
         place.dir("tmp");
         place.give_away(place.0.path());
         fs::set_permissions(place.0.path(), Permissions::from_mode(0o755)).unwrap();
@@ -51,7 +56,9 @@ impl Place {
     pub(crate) fn file(&self, name: &str, mode: u32, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.at(name);
         self.dir(path.parent().unwrap().to_str().unwrap());
+        let alone = lock();
         fs::write(&path, content).unwrap();
+        drop(alone);
         self.give_away(&path); // first: it takes set-user-ID away
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         path
@@ -74,12 +81,12 @@ impl Place {
     }
 
     pub(crate) fn gva(&self, args: &[&str]) -> Said {
-        Said::of(&self.command(self.at("gva")).args(args).output().unwrap())
+        Said::of(&output(self.command(self.at("gva")).args(args)))
     }
 
     /// What debugfs says to one request.
     pub(crate) fn debugfs(&self, args: &[&str]) -> String {
-        let output = self.command("/sbin/debugfs").args(args).output().unwrap();
+        let output = output(self.command("/sbin/debugfs").args(args));
         assert!(output.status.success());
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
@@ -97,6 +104,25 @@ impl Place {
         names.sort();
         names
     }
+}
+
+/// A child that was forked while a file is being written has it open too, until it executes; and what is open for writing cannot be executed.
+static FORKS: Mutex<()> = Mutex::new(());
+
+fn lock() -> MutexGuard<'static, ()> {
+    FORKS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts it.
+pub(crate) fn spawn(command: &mut Command) -> Child {
+    let _alone = lock();
+    command.spawn().unwrap()
+}
+
+/// Runs it to its end.
+pub(crate) fn output(command: &mut Command) -> Output {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    spawn(piped).wait_with_output().unwrap()
 }
 
 fn is_root() -> bool {

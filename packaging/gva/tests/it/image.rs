@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use crate::harness::Place;
+use crate::harness::{Place, output};
 
 /// Mode, owner and group of a file in an ext4 image.
 fn look(place: &Place, image: &str, path: &str) -> (String, String) {
@@ -52,11 +52,8 @@ fn files_belong_to_root_and_keep_their_modes() {
         );
     }
     assert_eq!(label(&place, "app.img"), "gva-app");
-    let checked = place
-        .command("/sbin/e2fsck")
-        .args(["-fn", "app.img"])
-        .status();
-    assert!(checked.unwrap().success());
+    let checked = output(place.command("/sbin/e2fsck").args(["-fn", "app.img"]));
+    assert!(checked.status.success());
     assert_eq!(place.names(), ["app.img", "job"]);
 }
 
@@ -92,11 +89,11 @@ fn read_only_media_keep_names_and_execute_bits() {
     place
         .gva(&["image", "job", "-o", "app.iso", "--iso"])
         .succeeded();
-    let output = place
-        .command("xorriso")
-        .args(["-indev", "app.iso", "-find", "/", "-exec", "lsdl"])
-        .output()
-        .unwrap();
+    let output = output(
+        place
+            .command("xorriso")
+            .args(["-indev", "app.iso", "-find", "/", "-exec", "lsdl"]),
+    );
     let listing = String::from_utf8_lossy(&output.stdout);
     let line = |name: &str| listing.lines().find(|line| line.contains(name)).unwrap();
     assert!(line(name).starts_with("-r-xr-xr-x"), "{listing}");
@@ -111,11 +108,7 @@ fn read_only_media_keep_names_and_execute_bits() {
     place
         .gva(&["image", "job", "-o", "app.sqsh", "--squashfs"])
         .succeeded();
-    let output = place
-        .command("unsquashfs")
-        .args(["-ll", "app.sqsh"])
-        .output()
-        .unwrap();
+    let output = crate::harness::output(place.command("unsquashfs").args(["-ll", "app.sqsh"]));
     let listing = String::from_utf8_lossy(&output.stdout);
     let script = listing.lines().find(|line| line.contains("a.sh")).unwrap();
     assert!(script.starts_with("-rwxr-xr-x root/root"), "{listing}");
@@ -181,12 +174,11 @@ fn wrong_input_is_one_line_and_leaves_nothing() {
 fn a_missing_tool_is_named_with_its_package() {
     let place = Place::new();
     place.job();
-    let output = place
-        .command(place.at("gva"))
+    let mut command = place.command(place.at("gva"));
+    command
         .args(["image", "job", "-o", "x", "--squashfs"])
-        .env("PATH", place.at("job"))
-        .output()
-        .unwrap();
+        .env("PATH", place.at("job"));
+    let output = output(&mut command);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(
         said.contains("no program mksquashfs; install the package squashfs-tools"),

@@ -89,6 +89,7 @@ fn an_image_that_was_not_unmounted_is_told_and_read_and_not_written() {
     assert!(said.err.contains("not cleanly unmounted"), "{}", said.err);
     assert_eq!(said.err.lines().count(), 1, "{}", said.err);
     assert!(said.out.contains("1 succeeded"), "{}", said.out);
+    assert!(said.out.starts_with("RUN "), "{}", said.out);
     assert!(fs::read(place.at("out.img")).unwrap() == before);
     assert_eq!(place.names(), ["from", "out.img"]);
 }

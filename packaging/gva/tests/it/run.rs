@@ -1,0 +1,239 @@
+//! `gva run`, as far as it comes without a virtual machine: what is refused before one is started, and what becomes of a QEMU that fails.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+
+use crate::harness::{Place, spawn};
+
+/// A base that looks like one, and images.
+fn place() -> Place {
+    let place = Place::new();
+    place.job();
+    place.file(
+        "base/base.json",
+        0o644,
+        r#"{"schema":1,"flavour":"direct","cmdline":"quiet"}"#,
+    );
+    place.file("base/vmlinuz", 0o644, "");
+    place.file("base/root.img", 0o644, "");
+    place.gva(&["image", "job", "-o", "app.img"]).succeeded();
+    let output = [
+        "image", "--role", "output", "-o", "out.img", "--size", "16MiB",
+    ];
+    place.gva(&output).succeeded();
+    place
+}
+
+/// A QEMU that does what the shell script says.
+fn qemu(place: &Place, script: &str) {
+    place.file("qemu", 0o755, format!("#!/bin/sh\n{script}\n"));
+}
+
+const RUN: [&str; 7] = [
+    "run", "--base", "base", "--qemu", "./qemu", "--accel", "tcg",
+];
+
+#[test]
+fn bad_input_is_one_line_and_starts_nothing() {
+    let place = place();
+    qemu(&place, "touch started");
+    place.file("text", 0o644, "text");
+    place.file("empty/x", 0o644, "");
+    place.file("odd/base.json", 0o644, r#"{"schema":1,"flavour":"sour"}"#);
+    place.file("new/base.json", 0o644, r#"{"schema":2,"flavour":"direct"}"#);
+    place.file("both/direct/base.json", 0o644, "{}");
+    place
+        .gva(&["image", "job", "-o", "other.img", "--label", "mine"])
+        .succeeded();
+    let before = place.names();
+    let app = ["--application", "app.img"];
+    for (args, text) in [
+        (
+            &["--application", "nowhere.img"][..],
+            "opening the application image nowhere.img: No such file",
+        ),
+        (
+            &["--application", "other.img"],
+            "label \"mine\", and gvad looks for gva-app",
+        ),
+        (&["--application", "text"], "no file system"),
+        (&["--application", "job"], "job"),
+        (&["--application", "out.img"], "gva-app"),
+        (&[], "no application image"),
+        (
+            &[&app[..], &["--output", "app.img"]].concat(),
+            "given twice",
+        ),
+        (&[&app[..], &["--base", "empty"]].concat(), "base.json"),
+        (&[&app[..], &["--base", "odd"]].concat(), "flavour \"sour\""),
+        (&[&app[..], &["--base", "new"]].concat(), "another gva"),
+        (&[&app[..], &["--base", "both"]].concat(), "try both/direct"),
+        (
+            &[&app[..], &["--base", "nowhere"]].concat(),
+            "looking at the base nowhere",
+        ),
+        (&[&app[..], &["--param", "x"]].concat(), "NAME=VALUE"),
+        (&[&app[..], &["--memory", "1MiB"]].concat(), "64MiB"),
+        (&[&app[..], &["--cpus", "0"]].concat(), "0"),
+        (
+            &[&app[..], &["--timeout", "soon"]].concat(),
+            "not a duration",
+        ),
+        (&[&app[..], &["--firmware", "uefi"]].concat(), "disk images"),
+        (
+            &[&app[..], &["--console", "nowhere/log"]].concat(),
+            "nowhere/log",
+        ),
+        (&[&app[..], &["--qemu", "./text"]].concat(), "no program"),
+        (
+            &[&app[..], &["--qemu", "no-such-qemu"]].concat(),
+            "install the package qemu-system-x86",
+        ),
+        (&["--serve=job/gva.sock/x"], "listening at"),
+        (&["--serve=text"], "no socket"),
+    ] {
+        // The last of two counts.
+        let given = |option: &str| args.contains(&option);
+        let defaults = RUN[1..].chunks(2).filter(|pair| !given(pair[0])).flatten();
+        let all: Vec<&str> = ["run"]
+            .iter()
+            .chain(defaults)
+            .chain(args)
+            .copied()
+            .collect();
+        place.gva(&all).failed(text);
+        assert_eq!(place.names(), before, "{args:?}");
+    }
+}
+
+#[test]
+fn a_qemu_that_fails_is_told_with_what_it_said() {
+    let place = place();
+    let all = [
+        &RUN[..],
+        &["--application", "app.img", "--output", "out.img"],
+    ]
+    .concat();
+    let before = [place.names(), vec!["qemu".into()]].concat();
+    for (script, text) in [
+        (
+            "echo 'qemu: cannot do that' >&2; exit 1",
+            "QEMU did not start (exit status: 1): qemu: cannot do that",
+        ),
+        ("kill -9 $$", "signal: 9"),
+        ("exit 0", "QEMU did not start"),
+    ] {
+        qemu(&place, script);
+        let said = place.gva(&all);
+        assert_eq!(said.code, Some(2));
+        assert!(said.err.contains(text), "{text}: {}", said.err);
+        let mut names = before.clone();
+        names.sort();
+        assert_eq!(place.names(), names);
+    }
+}
+
+/// A gva whose QEMU waits, once it does.
+fn started(place: &Place, args: &[&str]) -> Child {
+    qemu(place, "echo $$ > pid.new; mv pid.new pid; exec sleep 1000");
+    let mut command = place.command(place.at("gva"));
+    let mut gva = spawn(command.args(RUN).args(args).stderr(Stdio::piped()));
+    let line = BufReader::new(gva.stderr.take().unwrap()).lines().next();
+    assert!(line.unwrap().unwrap().contains("starting"));
+    gva
+}
+
+fn pid(place: &Place) -> String {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !place.at("pid").exists() {
+        assert!(std::time::Instant::now() < end, "QEMU was not started");
+        std::thread::yield_now();
+    }
+    fs::read_to_string(place.at("pid"))
+        .unwrap()
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn an_image_in_use_by_another_run_is_refused_and_a_read_one_is_shared() {
+    let place = place();
+    place.file("things/x", 0o644, "x");
+    place
+        .gva(&["image", "things", "--role", "data", "-o", "data.img"])
+        .succeeded();
+    place
+        .gva(&["image", "job", "-o", "app.iso", "--iso"])
+        .succeeded();
+    place.gva(&["image", "job", "-o", "app2.img"]).succeeded();
+    let mut gva = started(
+        &place,
+        &[
+            "--application",
+            "app.img",
+            "--data",
+            "data.img",
+            "--output",
+            "out.img",
+        ],
+    );
+    pid(&place);
+    qemu(&place, "exit 1");
+    for (args, text) in [
+        (
+            ["--application", "app.img", "--data", "data.img"],
+            "application image app.img is in use by another run",
+        ),
+        (
+            ["--application", "app2.img", "--output", "out.img"],
+            "output image out.img is in use by another run",
+        ),
+        (
+            ["--application", "app2.img", "--data", "data.img"],
+            "QEMU did not start",
+        ),
+        (
+            ["--application", "app.iso", "--data", "data.img"],
+            "QEMU did not start",
+        ),
+    ] {
+        let said = place.gva(&[&RUN[..], &args[..]].concat());
+        assert_eq!(said.code, Some(2));
+        assert!(said.err.contains(text), "{text}: {}", said.err);
+    }
+    gva.kill().unwrap();
+    gva.wait().unwrap();
+}
+
+#[test]
+fn qemu_does_not_outlive_a_gva_that_is_killed() {
+    let place = place();
+    let mut gva = started(&place, &["--application", "app.img"]);
+    let qemu = pid(&place);
+    gva.kill().unwrap();
+    gva.wait().unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let lives = || {
+        let state = fs::read_to_string(format!("/proc/{qemu}/stat")).unwrap_or_default();
+        state.contains("(sleep)") && !state.contains(") Z ")
+    };
+    while lives() {
+        assert!(std::time::Instant::now() < end, "QEMU lives on");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn nobody_serves_where_nobody_listens() {
+    let place = place();
+    place
+        .gva(&["submit", "--socket", "s", "app.img"])
+        .failed("no gva run --serve answers at s");
+    place
+        .gva(&["eject", "--socket", "s", "gva-a1"])
+        .failed("no gva run --serve answers at s");
+    place
+        .gva(&["submit", "--socket", "s", "nowhere.img"])
+        .failed("nowhere.img");
+}
