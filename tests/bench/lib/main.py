@@ -44,7 +44,7 @@ def arguments():
     parser.add_argument("--repeat", type=int, metavar="N", help="rounds, in place of each workload's own number")
     parser.add_argument("-o", dest="file", metavar="FILE.jsonl", help="where the raw numbers go (default: target/bench/TIME.jsonl)")
     parser.add_argument("--from", dest="old", metavar="FILE.jsonl", help="measure nothing: the tables of these raw numbers")
-    parser.add_argument("--gvad", metavar="PROGRAM", help="this gvad, in place of a release build of this checkout")
+    parser.add_argument("--gvad", metavar="PROGRAM", type=os.path.abspath, help="this gvad, in place of a release build of this checkout")
     parser.add_argument("--dir", default="/var/tmp", help="where the images are made (default: %(default)s); 5 GiB for the large workloads")
     return parser.parse_args()
 
@@ -146,8 +146,11 @@ def one(workload, contender, ground, quick):
     began = time.monotonic()
     try:
         with ground.fresh(workload.size):
+            sync = ground.sync_us() if workload.size else None
             record = workload.measure(contender.make(ground), ground, quick)
     except arena.Trouble as trouble:
         record = {"failed": str(trouble)}
+        sync = None
+    record["sync_us"] = sync
     record["took"] = round(time.monotonic() - began, 3)
     return record

@@ -13,6 +13,7 @@ def tables(records):
         mine = [record for record in rows if record["workload"] == workload.name]
         if mine:
             parts.append(one(workload, mine))
+    parts.append(price(rows))
     parts.append(summary(rows))
     parts.append(losses(rows))
     return "\n".join(part for part in parts if part)
@@ -80,7 +81,30 @@ def one(workload, rows):
         notes |= {f"{failed} of {len(mine)} rounds failed"} if failed else set()
         cells[0] += f" ({'; '.join(sorted(notes))})" if notes else ""
         lines.append(line(cells))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + syncs(rows)
+
+
+def syncs(rows):
+    """How even the ground was: what a sync cost before each measurement."""
+    took = sorted(row["sync_us"] for row in rows if row.get("sync_us"))
+    if not took:
+        return ""
+    return f"\nA sync took {took[0]:.0f} to {took[-1]:.0f} µs before these measurements, the middle one {median(took):.0f} µs.\n"
+
+
+def price(rows):
+    """What each guarantee adds to the least that there is."""
+    found = by_contender([row for row in rows if row["workload"] == "backlog-1000"])
+    values = {name: value for name, mine in found.items() if (value := middle(mine, "us")) is not None}
+    cpu = {name: middle(mine, "cpu_us") for name, mine in found.items()}
+    least = values.pop("c-watch", None)
+    head = ["C program", "adds", "µs a script", "CPU µs a script"]
+    lines = ["## What each guarantee adds (backlog-1000, to c-watch)\n", line(head), line(["---"] * len(head))]
+    for kind in contenders.limit.ALL + contenders.gvad.ALL:
+        if least is not None and kind.name in values:
+            spent = cpu[kind.name] - cpu["c-watch"]
+            lines.append(line([kind.name, kind.title, f"{values[kind.name] - least:+.0f}", f"{spent:+.0f}"]))
+    return "\n".join(lines) + "\n" if len(lines) > 3 else ""
 
 
 def counted(rows, key):

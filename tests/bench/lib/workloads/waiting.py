@@ -119,7 +119,9 @@ class Start(Workload):
             ground.starts.wait(ids, 15, 15)
         began = ground.starts.times["launch"][0]
         order = ground.starts.first(ids)
-        return {"ms": (order[0] - began) / 1e6 if order else None, **ground.starts.losses(ids)}
+        if not order:
+            raise Trouble(f"it started nothing: {contender.said()}")
+        return {"ms": (order[0] - began) / 1e6, **ground.starts.losses(ids)}
 
 
 class Output(Workload):
