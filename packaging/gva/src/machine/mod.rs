@@ -84,12 +84,14 @@ impl Appliance {
         {
             bail!("--serve finds media by their labels, and squashfs has none");
         }
-        let credentials = parameter::credentials(&parameters?, &config(&disks, serves))?;
+        let cds = cds(args)?;
+        let config = config(&disks, &cds, serves);
+        let credentials = parameter::credentials(&parameters?, &config)?;
         let appliance = Appliance {
             qemu,
             base: Base::open(base)?,
             disks,
-            cds: cds(args)?,
+            cds,
             credentials,
             machine,
             serves,
@@ -127,21 +129,25 @@ fn placeholder(scratch: &Dir) -> anyhow::Result<Disk> {
     Disk::open(&file, Role::Application, FIRST)
 }
 
-/// What gvad must know of this instance, beside the base's own configuration.
-fn config(disks: &[Disk], serves: bool) -> String {
+/// What gvad must know of this instance, beside the base's own configuration: what is attached and must be there, and what is not and need not be
+/// waited for.
+fn config(disks: &[Disk], cds: &[Disk], serves: bool) -> String {
     let mut config = String::new();
     for role in [Role::Application, Role::Data, Role::Output] {
-        let table = role.name();
-        match disks.iter().find(|disk| disk.role == role) {
-            // It has no label, but the disk has a serial number.
-            Some(disk) if disk.unlabelled => {
-                let id = &disk.id;
-                config += &format!("[{table}]\nsource = \"/dev/disk/by-id/virtio-{id}\"\n");
-            }
-            // Else gvad waits a while for one.
-            None if role != Role::Application => config += &format!("[{table}]\nwait = \"0s\"\n"),
-            Some(_) | None => {}
+        config += &format!("[{}]\n", role.name());
+        let disk = disks.iter().find(|disk| disk.role == role);
+        // It has no label, but the disk has a serial number.
+        if let Some(disk) = disk.filter(|disk| disk.unlabelled) {
+            config += &format!("source = \"/dev/disk/by-id/virtio-{}\"\n", disk.id);
         }
+        config += match (role, disk) {
+            (Role::Application, _) => "",
+            (Role::Data | Role::Output, Some(_)) => "required = true\n",
+            (Role::Data | Role::Output, None) => "wait = \"0s\"\n",
+        };
+    }
+    if cds.is_empty() {
+        config += "[parameters]\nwait = \"0s\"\n";
     }
     if serves {
         config += "[lifecycle]\nwhen_drained = \"wait\"\n";
