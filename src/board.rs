@@ -168,15 +168,16 @@ impl Board {
     pub async fn tell_problems(self) {
         loop {
             self.0.problem.notified().await;
-            let Some(problem) = self.problem() else {
-                continue;
-            };
-            tokio::time::sleep(LASTING).await;
-            if self.problem().as_ref() == Some(&problem) {
-                self.error(&problem);
-            } else {
-                // Another one came meanwhile, perhaps.
-                self.0.problem.notify_one();
+            while let Some(problem) = self.problem() {
+                // A change begins the time anew, also where it comes back to the same problem.
+                let changed = tokio::time::timeout(LASTING, self.0.problem.notified()).await;
+                if changed.is_ok() {
+                    continue;
+                }
+                if self.problem().as_ref() == Some(&problem) {
+                    self.error(&problem);
+                }
+                break;
             }
         }
     }
@@ -200,6 +201,7 @@ impl Board {
             attempt: start.attempt,
             pid: running.pid(),
         });
+        self.0.problem.notify_one();
         self.update(|status| {
             (status.state, status.problem) = (State::Running, None);
             status.running = Some(RunningStatus {

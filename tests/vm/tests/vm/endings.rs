@@ -65,9 +65,9 @@ fn gvad_is_killed_stopped_and_comes_back_under_systemd() {
     let dir = tempfile::tempdir().unwrap();
     let kill = "#!/bin/sh\nkill -KILL \"$(systemctl show -p MainPID --value gvad)\"\nsleep 600\n";
     // `systemctl restart` from a script stops gvad, and the script with it.
-    let restart = "#!/bin/sh\nsystemctl --no-block restart gvad\nsleep 600\n";
+    let restart = "#!/bin/sh\nsystemctl show -p NRestarts --value gvad\nsystemctl --no-block restart gvad\nsleep 600\n";
     // The last one looks back at what was left of the others.
-    let look = "#!/bin/sh\ngrep -lx sleep /proc/[0-9]*/comm | wc -l\nsystemctl show -p NRestarts --value gvad\n";
+    let look = "#!/bin/sh\ngrep -lx sleep /proc/[0-9]*/comm | wc -l\n";
     let content = [
         ("10-kill", kill),
         ("20-restart", restart),
@@ -84,7 +84,16 @@ fn gvad_is_killed_stopped_and_comes_back_under_systemd() {
     assert!(machine.wait_end().success());
     let all = results(&out, "/gvad");
     assert_eq!(all.len(), 3, "{all:#?}");
-    assert_eq!(image::cat(&out, "/gvad/000003-30-look/stdout"), "0\n1\n");
+    assert_eq!(
+        image::cat(&out, "/gvad/000002-20-restart/stdout"),
+        "1\n",
+        "systemd started it again, once"
+    );
+    assert_eq!(
+        image::cat(&out, "/gvad/000003-30-look/stdout"),
+        "0\n",
+        "nothing of the others is left"
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The host command with real machines: running, serving, and an OVA from end to end.
+//! The host command with real machines: running and serving.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use gvad_vm_tests::image::{application, gva, output, results, run, scripts};
+use gvad_vm_tests::image::{application, gva, output, results, run};
 use gvad_vm_tests::{place, wait_for};
 
 const HELLO: &str = "#!/bin/sh\necho \"hello $GVA_PARAM_SITE\"\n";
@@ -200,40 +200,4 @@ fn gva_serves_one_image_after_the_other_and_ends_cleanly_on_ctrl_c() {
         .collect();
     assert_eq!(names, ["one", "two", "three"]);
     assert!(!socket.exists());
-}
-
-#[test]
-fn an_ova_is_packed_checked_and_run_by_bios_and_by_uefi() {
-    let dir = tempfile::tempdir().unwrap();
-    let ova = dir.path().join("job.ova");
-    let app = dir.path().join("app");
-    scripts(&app, &[("10-hello", HELLO)]);
-    let image = application(dir.path(), "app", &[]);
-    run(gva()
-        .args(["pack", "--param", "site=packed", "-o"])
-        .arg(&ova)
-        .arg("--base")
-        .arg(place("GVA_BASE_DISK"))
-        .arg("--application")
-        .arg(&image));
-    run(gva().arg("check").arg(&ova));
-    for (firmware, more, said) in [
-        ("bios", &[][..], "hello packed\n"),
-        ("uefi", &["--param", "site=run"][..], "hello run\n"),
-    ] {
-        let out = dir.path().join(format!("{firmware}.img"));
-        let ended = gva()
-            .args(["run", "--accel", "tcg", "--firmware", firmware, "--output"])
-            .arg(&out)
-            .args(more)
-            .arg(&ova)
-            .output()
-            .unwrap();
-        assert_eq!(code(&ended), Some(0), "{firmware}");
-        let shown = gva()
-            .args(["results", text(&out), "--stdout", "000001-10-hello"])
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8_lossy(&shown.stdout), said, "{firmware}");
-    }
 }
