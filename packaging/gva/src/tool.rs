@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use nix::fcntl::{self, FcntlArg, FdFlag};
 use nix::sys::prctl;
+use nix::sys::resource::{self, Resource};
 use nix::sys::signal::Signal;
 
 use crate::say::one_line;
@@ -69,6 +70,20 @@ pub(crate) fn inherits(command: &mut Command, end: OwnedFd) {
     // SAFETY: fcntl(2) is async-signal-safe, and the closure neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(share);
+    }
+}
+
+/// The child is ended if it makes a file longer than this.
+pub(crate) fn writes_at_most(command: &mut Command, bytes: u64) {
+    let limit =
+        move || resource::setrlimit(Resource::RLIMIT_FSIZE, bytes, bytes).map_err(io::Error::from);
+    #[expect(
+        unsafe_code,
+        reason = "there is no safe way to act between fork and exec"
+    )]
+    // SAFETY: setrlimit(2) is async-signal-safe, and the closure neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(limit);
     }
 }
 

@@ -22,6 +22,12 @@ use crate::tool;
 
 /// Longer results are none; gvad thinks the same.
 const LARGEST_RESULT: u64 = 1 << 20;
+/// All of them are no more than this, which is a million of the usual ones.
+const LARGEST_SUM: u64 = 1 << 30;
+/// So many runs are taken out at once: names in an image can lie about lengths, so what debugfs writes here is bounded.
+const BATCH: usize = 1000;
+/// A longer listing of directories is none.
+const LARGEST_LISTING: u64 = 64 << 20;
 /// A damaged file system may lead debugfs in a circle.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Where results are: on an output image, and on an application image that took them.
@@ -132,30 +138,50 @@ impl Image {
 
     /// All results in the image, in the order of the runs.
     pub(crate) fn results(&self) -> anyhow::Result<Vec<Entry>> {
-        let runs = self.runs()?;
-        let top = self.scratch.path().join("gvad");
-        fs::create_dir(&top).context("making a directory")?;
-        // Tells gvad that this is an output directory, though no run be there.
-        File::create(top.join("ledger")).context("making a file")?;
-        let listings = self.list(runs.values().map(|run| format!("<{}>", run.inode)))?;
+        let runs: Vec<Found> = self.runs()?.into_values().collect();
+        let (mut entries, mut sum) = (Vec::new(), 0);
+        for batch in runs.chunks(BATCH) {
+            let top = self.scratch.path().join("gvad");
+            fs::create_dir(&top).context("making a directory")?;
+            sum += self.take_out(batch, &top)?;
+            if sum > LARGEST_SUM {
+                bail!(
+                    "the results in {} are longer than 1 GiB, which is damaged",
+                    self.name
+                );
+            }
+            entries.extend(results::read(&top)?);
+            fs::remove_dir_all(&top).context("removing a directory")?;
+        }
+        entries.sort_by_key(|entry| run_number(entry.run_id.as_ref()));
+        Ok(entries)
+    }
+
+    /// Puts the results of `runs` into the directory `top`; returns how long they are.
+    fn take_out(&self, runs: &[Found], top: &Path) -> anyhow::Result<u64> {
+        let listings = self.list(runs.iter().map(|run| format!("<{}>", run.inode)))?;
         let mut requests = String::new();
-        for (name, files) in runs.keys().zip(listings) {
+        let mut files = Vec::new();
+        for (Found { name, .. }, listing) in runs.iter().zip(listings) {
             fs::create_dir(top.join(name)).context("making a directory")?;
-            let result = files.iter().find(|file| file.name == "result.json");
+            let result = listing.iter().find(|file| file.name == "result.json");
             if let Some(file) = result
                 && file.is_file()
                 && file.size <= LARGEST_RESULT
             {
                 // Writing to a String cannot fail.
                 let _ = writeln!(requests, "dump <{}> gvad/{name}/result.json", file.inode);
+                files.push(top.join(name).join("result.json"));
             }
         }
-        self.ask(&requests)?;
-        results::read(&top)
+        self.ask(&requests, LARGEST_RESULT)?;
+        // What could not be dumped is not there.
+        let long = files.iter().flat_map(fs::metadata).map(|file| file.len());
+        Ok(long.sum())
     }
 
-    /// The command that prints a file of a run.
-    pub(crate) fn cat(&self, run: &str, name: &str) -> anyhow::Result<Command> {
+    /// The command that prints a file of a run, and how long that is.
+    pub(crate) fn cat(&self, run: &str, name: &str) -> anyhow::Result<(Command, u64)> {
         let runs = self.runs()?;
         let found = runs.get(run).with_context(|| {
             format!("there is no run {run:?} in {}; see gva results", self.name)
@@ -176,7 +202,7 @@ impl Image {
             .arg("-R")
             .arg(format!("cat <{}>", file.inode))
             .arg(&self.file);
-        Ok(command)
+        Ok((command, file.size))
     }
 
     /// The run directories, by name.
@@ -209,7 +235,7 @@ impl Image {
             let _ = writeln!(requests, "ls -p {directory}");
             asked += 1;
         }
-        let mut listings = listings(&self.ask(&requests)?);
+        let mut listings = listings(&self.ask(&requests, LARGEST_LISTING)?);
         listings.resize(asked, Vec::new());
         Ok(listings)
     }
@@ -220,8 +246,9 @@ impl Image {
         command
     }
 
-    /// Lets debugfs work off `requests`, one a line, and returns what it said. It ends with 0 whatever becomes of them.
-    fn ask(&self, requests: &str) -> anyhow::Result<String> {
+    /// Lets debugfs work off `requests`, one a line, and returns what it said. It ends with 0 whatever becomes of them. A file
+    /// longer than `limit` ends it.
+    fn ask(&self, requests: &str, limit: u64) -> anyhow::Result<String> {
         let doing = format!("reading {}", self.name);
         let temporary = || format!("{doing}: writing a temporary file");
         let mut asked = tempfile::tempfile_in(self.scratch.path()).with_context(temporary)?;
@@ -234,6 +261,7 @@ impl Image {
         let mut command = self.debugfs();
         command.args(["-f", "-"]).arg(&self.file);
         command.stdin(Stdio::from(asked)).stdout(Stdio::from(to));
+        tool::writes_at_most(&mut command, limit);
         let ended = tool::status_within(&mut command, PATIENCE, &doing)?;
         if !ended.success() {
             bail!("{doing}: debugfs failed ({ended}): the file system is damaged");
@@ -264,6 +292,9 @@ fn found(line: &str) -> Option<Found> {
     let mut next = || parts.next();
     let (inode, mode, _uid, _gid) = (next()?, next()?, next()?, next()?);
     let (name, size) = (next()?, next()?);
+    if next().is_some() {
+        return None; // a name with a slash in it, which only a forger can make
+    }
     Some(Found {
         inode: inode.parse().ok().filter(|inode| *inode > 0)?,
         mode: u32::from_str_radix(mode, 8).ok()?,
@@ -284,7 +315,7 @@ mod tests {
     fn a_listing_is_read_whatever_names_are_in_it() {
         let text = "debugfs: ls -p <2>\n/12/100755/0/0/a.sh/18/\n/15/040755/0/0/000001-x//\n\
                     debugfs: ls -p <99>\n\
-                    debugfs: ls -p <3>\n/7/100644/0/0/a b/1/\nbro\nken\n/x/100644/0/0/a/1/\n/0/0/0/0//0/\n";
+                    debugfs: ls -p <3>\n/7/100644/0/0/a b/1/\n/8/100644/0/0/a/1/9/\nbro\nken\n/x/100644/0/0/a/1/\n/0/0/0/0//0/\n";
         let read = listings(text);
         assert_eq!(read.iter().map(Vec::len).collect::<Vec<_>>(), [2, 0, 1]);
         assert!(read[0][0].is_file() && read[0][1].is_dir());

@@ -2,7 +2,8 @@
 
 pub(crate) mod extract;
 
-use std::process::{Command, ExitCode, Stdio};
+use std::io::{self, Read};
+use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, bail};
 use gvad::results::{self, Entry};
@@ -55,13 +56,30 @@ fn make_harmless(entry: &mut Entry) {
 }
 
 fn stream(image: &Image, run: &str, name: &str) -> anyhow::Result<ExitCode> {
-    let mut command: Command = image.cat(run, name)?;
-    let status = command
-        .stdout(Stdio::inherit())
+    let (mut command, long) = image.cat(run, name)?;
+    let doing = || format!("reading {name} of {run}");
+    let mut debugfs = command
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .status()
-        .with_context(|| format!("reading {name} of {run}: starting debugfs"))?;
-    // 141 and SIGPIPE: whoever read has read enough; debugfs itself always ends with 0.
-    let _ = status;
-    Ok(ExitCode::SUCCESS)
+        .spawn()
+        .with_context(|| format!("{}: starting debugfs", doing()))?;
+    let Some(pipe) = debugfs.stdout.take() else {
+        bail!("{}: debugfs says nothing", doing());
+    };
+    let mut read = long;
+    let printed = say::print(|out| {
+        read = io::copy(&mut pipe.take(long), out)?;
+        Ok(())
+    });
+    // It may have ended by itself.
+    let _ = debugfs.kill();
+    let _ = debugfs.wait();
+    // debugfs itself always ends with 0.
+    if printed.is_ok() && read < long {
+        bail!(
+            "{}: only {read} of {long} bytes can be read: the file system is damaged",
+            doing()
+        );
+    }
+    printed
 }

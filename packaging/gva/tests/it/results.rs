@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::Place;
+use crate::harness::{Place, output, spawn};
 
 fn result(run: &str, code: i32, reason: &str) -> String {
     json!({
@@ -178,6 +178,60 @@ fn a_hostile_image_commands_neither_the_terminal_nor_the_host() {
     place
         .gva(&["results", "out.img", "--stdout", "000001-a.sh"])
         .failed("damaged");
+}
+
+/// A name that stands in a listing as lines of their own.
+const LINES: &str = "x\n/14/100644/0/0/result.json/5/\nzzzzzzzzzz";
+
+#[test]
+fn names_that_lie_about_a_length_fill_no_disk_of_the_host() {
+    for (name, text) in [
+        ("result.json/5", "1 run: 0 succeeded, 0 failed, 1 without"),
+        (LINES, "the file system is damaged"),
+    ] {
+        let place = Place::new();
+        let honest = name.replace(['/', '\n'], "#");
+        let file = place.dir("from/gvad/000001-a").join(&honest);
+        fs::File::create(file).unwrap().set_len(3 << 30).unwrap();
+        // Without checksums anybody can write what he likes.
+        let mut mke2fs = place.command("/sbin/mke2fs");
+        mke2fs.args(["-q", "-F", "-t", "ext4", "-O", "^metadata_csum"]);
+        assert!(
+            output(mke2fs.args(["-d", "from", "out.img", "64M"]))
+                .status
+                .success()
+        );
+        let mut bytes = fs::read(place.at("out.img")).unwrap();
+        let mut windows = bytes.windows(name.len());
+        let at = windows
+            .position(|found| found == honest.as_bytes())
+            .unwrap();
+        bytes[at..][..name.len()].copy_from_slice(name.as_bytes());
+        place.file("out.img", 0o644, bytes);
+        let said = place.gva(&["results", "out.img"]);
+        assert!(
+            said.out.contains(text) || said.err.contains(text),
+            "{} {}",
+            said.out,
+            said.err
+        );
+        assert_eq!(place.names(), ["from", "out.img"]);
+    }
+}
+
+#[test]
+fn what_cannot_be_written_on_is_told() {
+    let place = Place::new();
+    place.file("from/gvad/000001-a/stdout", 0o644, vec![b'x'; 1 << 20]);
+    let made = [
+        "image", "from", "--role", "output", "-o", "out.img", "--size", "64MiB",
+    ];
+    place.gva(&made).succeeded();
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut gva = place.command(place.at("gva"));
+    gva.args(["results", "out.img", "--stdout", "000001-a"])
+        .stdout(full);
+    assert_eq!(spawn(&mut gva).wait().unwrap().code(), Some(2));
 }
 
 #[test]
