@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -199,6 +199,16 @@ pub(crate) struct RunArgs {
     /// Stay up and take further images from `gva submit`, over this socket [default: gva.sock in $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true)]
     pub(crate) serve: Option<Option<PathBuf>>,
+    /// Images in this directory were made by gva itself.
+    #[arg(skip)]
+    pub(crate) own: Option<PathBuf>,
+}
+
+impl RunArgs {
+    /// Whether gva made this image itself.
+    pub(crate) fn made(&self, image: &Path) -> bool {
+        self.own.as_ref().is_some_and(|own| image.starts_with(own))
+    }
 }
 
 /// How the machine is made.

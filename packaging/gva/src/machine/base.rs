@@ -1,13 +1,13 @@
 //! The base image: what the appliance boots from. It is only read.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use gvad::sys::lock::{Lock, Mode, try_lock};
 use serde::Deserialize;
 
-use super::disk::Format;
+use super::disk::{Format, neither_file_nor_device, open_to_read, stands_alone};
 
 /// What `base.json` tells.
 #[derive(Debug, Deserialize)]
@@ -38,14 +38,14 @@ pub(crate) enum Kind {
 }
 
 impl Base {
-    /// From a directory with `base.json`, or from a disk image.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Base> {
+    /// From a directory with `base.json`, or from a disk image. gva's `own` may name other files.
+    pub(crate) fn open(path: &Path, own: bool) -> anyhow::Result<Base> {
         let shown = path.display();
         let found = path
             .metadata()
             .with_context(|| format!("looking at the base {shown}"))?;
         if !found.is_dir() {
-            return Base::new(Kind::Disk, path.to_owned());
+            return Base::new(Kind::Disk, path, own);
         }
         let file = path.join("base.json");
         let text = match fs::read(&file) {
@@ -70,28 +70,45 @@ impl Base {
         match base.flavour.as_str() {
             "direct" => {
                 let kernel = path.join("vmlinuz");
-                File::open(&kernel)
+                open_to_read(&kernel)
                     .with_context(|| format!("the base {shown}: opening {}", kernel.display()))?;
                 let cmdline = base.cmdline;
-                Base::new(Kind::Direct { kernel, cmdline }, path.join("root.img"))
+                Base::new(
+                    Kind::Direct { kernel, cmdline },
+                    &path.join("root.img"),
+                    own,
+                )
             }
-            "disk" => Base::new(Kind::Disk, path.join("disk.qcow2")),
+            "disk" => Base::new(Kind::Disk, &path.join("disk.qcow2"), own),
             other => {
                 bail!("the base {shown} has the flavour {other:?}, which this gva does not know")
             }
         }
     }
 
-    fn new(kind: Kind, root: PathBuf) -> anyhow::Result<Base> {
-        let shown = root.display();
-        let file = File::open(&root).with_context(|| format!("opening the base {shown}"))?;
+    fn new(kind: Kind, root: &Path, own: bool) -> anyhow::Result<Base> {
+        let what = format!("the base {}", root.display());
+        let file = open_to_read(root).with_context(|| format!("opening {what}"))?;
+        let found = file
+            .metadata()
+            .with_context(|| format!("looking at {what}"))?;
+        if neither_file_nor_device(&found) {
+            bail!("{what} is neither a file nor a block device");
+        }
+        let format = Format::by_name(root);
+        if format == Format::Qcow2 && !own {
+            stands_alone(&file, &what)?;
+        }
         let lock = try_lock(&file, Mode::Shared)
-            .with_context(|| format!("locking {shown}"))?
-            .with_context(|| format!("the base {shown} is being written"))?;
+            .with_context(|| format!("locking {what}"))?
+            .with_context(|| format!("{what} is being written"))?;
         Ok(Base {
             kind,
-            format: Format::by_name(&root),
-            root,
+            format,
+            // Else QEMU takes what stands before a colon for a protocol.
+            root: root
+                .canonicalize()
+                .with_context(|| format!("looking at {what}"))?,
             _lock: lock,
         })
     }

@@ -1,13 +1,14 @@
 //! One image that is attached: which format it has, whether it may be written, and the lock that keeps two runs from sharing what one of them writes.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use gvad::sys::lock::{Lock, Mode, try_lock};
 use gvad::sys::superblock::{Content, Superblock, probe};
+use nix::fcntl::OFlag;
 use serde_json::{Value, json};
 
 use crate::cli::Role;
@@ -19,8 +20,6 @@ pub(crate) enum Format {
     Raw,
     /// QEMU's own.
     Qcow2,
-    /// VMware's; only to be read.
-    Vmdk,
 }
 
 impl Format {
@@ -28,7 +27,6 @@ impl Format {
     pub(crate) fn by_name(path: &Path) -> Format {
         match path.extension().and_then(|end| end.to_str()) {
             Some("qcow2") => Format::Qcow2,
-            Some("vmdk") => Format::Vmdk,
             _ => Format::Raw,
         }
     }
@@ -38,9 +36,48 @@ impl Format {
         match self {
             Format::Raw => "raw",
             Format::Qcow2 => "qcow2",
-            Format::Vmdk => "vmdk",
         }
     }
+}
+
+/// A qcow2 file can name others, as what stands under it or as the place of its data, and QEMU would show the guest whatever file of the host that is.
+/// Whoever made the image is trusted with the guest, not with the host.
+pub(crate) fn stands_alone(file: &File, what: &str) -> anyhow::Result<()> {
+    const EXTERNAL_DATA: u64 = 1 << 2;
+    let mut header = [0; 80];
+    file.read_exact_at(&mut header, 0)
+        .with_context(|| format!("reading {what}"))?;
+    let number = |at: usize| -> u64 {
+        let bytes = header.iter().skip(at).take(8);
+        bytes.fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    };
+    if !header.starts_with(b"QFI\xfb") {
+        bail!("{what} is no qcow2 file, and its name says that it is one");
+    }
+    // Version 2 ends before it.
+    let features = if number(0) & 0xffff_ffff >= 3 {
+        number(72)
+    } else {
+        0
+    };
+    if number(8) != 0 || features & EXTERNAL_DATA != 0 {
+        bail!(
+            "{what} needs another file, which it names; make one of both: qemu-img convert -O qcow2"
+        );
+    }
+    Ok(())
+}
+
+/// Opens a file that is only read. A FIFO is not waited for.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    options.open(path)
+}
+
+/// Nothing that QEMU could take for a disk.
+pub(crate) fn neither_file_nor_device(found: &Metadata) -> bool {
+    !found.is_file() && !found.file_type().is_block_device()
 }
 
 /// An image, locked.
@@ -60,8 +97,8 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Opens and locks an image for `role`.
-    pub(crate) fn open(path: &Path, role: Role, id: &str) -> anyhow::Result<Disk> {
+    /// Opens and locks an image for `role`. gva's `own` may name other files.
+    pub(crate) fn open(path: &Path, role: Role, id: &str, own: bool) -> anyhow::Result<Disk> {
         let shown = path.display();
         let what = format!("the {} image {shown}", role.name());
         let format = Format::by_name(path);
@@ -69,7 +106,7 @@ impl Disk {
         let (file, writable) = match written {
             Ok(file) => (file, true),
             Err(err) if role != Role::Output && cannot_be_written(&err) => {
-                let file = File::open(path).with_context(|| format!("opening {what}"))?;
+                let file = open_to_read(path).with_context(|| format!("opening {what}"))?;
                 (file, false)
             }
             Err(err) => return Err(err).with_context(|| format!("opening {what}")),
@@ -77,18 +114,20 @@ impl Disk {
         let found = file
             .metadata()
             .with_context(|| format!("looking at {what}"))?;
-        let block_device = found.file_type().is_block_device();
-        if !found.is_file() && !block_device {
+        if neither_file_nor_device(&found) {
             bail!("{what} is neither a file nor a block device");
         }
         let content = match format {
             Format::Raw => Some(look(&file, role, &what)?),
-            Format::Qcow2 | Format::Vmdk => None,
+            Format::Qcow2 if own => None,
+            Format::Qcow2 => {
+                stands_alone(&file, &what)?;
+                None
+            }
         };
         let medium = |fstype: &str| ["iso9660", "squashfs", "erofs"].contains(&fstype);
         let fstype = content.flatten().map(|found| found.fstype);
-        let read_only =
-            !writable || role == Role::Data || format == Format::Vmdk || fstype.is_some_and(medium);
+        let read_only = !writable || role == Role::Data || fstype.is_some_and(medium);
         if read_only && role == Role::Output {
             bail!("{what} cannot be written");
         }
@@ -108,7 +147,7 @@ impl Disk {
                 .canonicalize()
                 .with_context(|| format!("looking at {what}"))?,
             format,
-            block_device,
+            block_device: found.file_type().is_block_device(),
             read_only,
             _lock: lock,
         })
@@ -117,10 +156,13 @@ impl Disk {
     /// A CD, with whatever is on it.
     pub(crate) fn open_cd(path: &Path, id: &str) -> anyhow::Result<Disk> {
         let what = format!("the CD image {}", path.display());
-        let file = File::open(path).with_context(|| format!("opening {what}"))?;
+        let file = open_to_read(path).with_context(|| format!("opening {what}"))?;
         let found = file
             .metadata()
             .with_context(|| format!("looking at {what}"))?;
+        if neither_file_nor_device(&found) {
+            bail!("{what} is neither a file nor a block device");
+        }
         let lock = try_lock(&file, Mode::Shared)
             .with_context(|| format!("locking {what}"))?
             .with_context(|| format!("{what} is in use by another run"))?;

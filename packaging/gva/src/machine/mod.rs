@@ -89,7 +89,7 @@ impl Appliance {
         let credentials = parameter::credentials(&parameters?, &config)?;
         let appliance = Appliance {
             qemu,
-            base: Base::open(base)?,
+            base: Base::open(base, args.made(base))?,
             disks,
             cds,
             credentials,
@@ -126,7 +126,7 @@ fn placeholder(scratch: &Dir) -> anyhow::Result<Disk> {
         content: &image::measure(&directory)?,
     };
     ext4::make(&wanted, &file, doing)?;
-    Disk::open(&file, Role::Application, FIRST)
+    Disk::open(&file, Role::Application, FIRST, true)
 }
 
 /// What gvad must know of this instance, beside the base's own configuration: what is attached and must be there, and what is not and need not be
@@ -173,7 +173,7 @@ fn disks(args: &RunArgs) -> anyhow::Result<Vec<Disk>> {
             }
             seen.push((whole, role));
         }
-        disks.push(Disk::open(path, role, id)?);
+        disks.push(Disk::open(path, role, id, args.made(path))?);
     }
     Ok(disks)
 }

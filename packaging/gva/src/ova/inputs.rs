@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::pack::PackArgs;
 use super::tools;
+use crate::machine::disk::stands_alone;
 
 /// One disk of the package to be.
 pub(super) struct Input {
@@ -103,8 +104,15 @@ fn base(given: &Path, private: &Path) -> Result<Input> {
     } else {
         given.to_owned()
     };
-    let (_, _, bytes) = opened(&path, "base image")?;
+    // Else qemu-img takes what stands before a colon for a protocol.
+    let path = path
+        .canonicalize()
+        .with_context(|| format!("opening the base image {}", path.display()))?;
+    let (file, _, bytes) = opened(&path, "base image")?;
     let format = tools::format(&path)?;
+    if format == "qcow2" {
+        stands_alone(&file, &format!("the base image {}", path.display()))?;
+    }
     let head = private.join("head.img");
     tools::head(&path, format, &head)?;
     let head = File::open(head)?;
@@ -163,7 +171,9 @@ fn labelled(role: &'static str, path: &Path, label: &str) -> Result<Input> {
     Ok(Input {
         role,
         source: Source::Image {
-            path: path.to_owned(),
+            path: path
+                .canonicalize()
+                .with_context(|| format!("opening the {role} image {}", path.display()))?,
             format: "raw",
         },
         bytes,

@@ -70,6 +70,7 @@ pub(crate) fn open(args: &RunArgs, job: &Path) -> Result<Opened> {
             json: args.json,
             quiet: args.quiet,
             serve: args.serve.clone(),
+            own: Some(private.path().to_owned()),
         },
         _private: private,
     })

@@ -101,7 +101,7 @@ impl Media {
             .with_context(|| format!("{SLOTS} media are attached already; try again later"))?;
         let number = self.given + 1;
         let id = format!("{}{number}", FIRST.trim_end_matches('0'));
-        let disk = Disk::open(image, Role::Application, &id)?;
+        let disk = Disk::open(image, Role::Application, &id, false)?;
         anyhow::ensure!(
             !disk.unlabelled,
             "{} is squashfs, which has no label for gvad to find it by; submit ext4 or an ISO",

@@ -84,6 +84,13 @@ impl Place {
         Said::of(&output(self.command(self.at("gva")).args(args)))
     }
 
+    /// A qcow2 file of 1 MiB.
+    pub(crate) fn qcow2(&self, name: &str, options: &[&str]) {
+        let mut command = self.command("qemu-img");
+        command.args(["create", "-q", "-f", "qcow2"]).args(options);
+        assert!(output(command.args([name, "1M"])).status.success());
+    }
+
     /// What debugfs says to one request.
     pub(crate) fn debugfs(&self, args: &[&str]) -> String {
         let output = output(self.command("/sbin/debugfs").args(args));

@@ -4,6 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
 use crate::harness::{Place, spawn};
 
 /// A base that looks like one, and images.
@@ -46,6 +49,9 @@ fn bad_input_is_one_line_and_starts_nothing() {
     place
         .gva(&["image", "job", "-o", "other.img", "--label", "mine"])
         .succeeded();
+    mkfifo(&place.at("fifo"), Mode::from_bits_retain(0o666)).unwrap();
+    place.qcow2("evil.qcow2", &["-b", "app.img", "-F", "raw"]);
+    place.qcow2("data.qcow2", &["-o", "data_file=secret"]);
     let before = place.names();
     let app = ["--application", "app.img"];
     for (args, text) in [
@@ -58,6 +64,15 @@ fn bad_input_is_one_line_and_starts_nothing() {
             "label \"mine\", and gvad looks for gva-app",
         ),
         (&["--application", "text"], "no file system"),
+        (&["--application", "evil.qcow2"], "needs another file"),
+        (&["--application", "data.qcow2"], "needs another file"),
+        (
+            &[&app[..], &["--base", "evil.qcow2"]].concat(),
+            "needs another file",
+        ),
+        (&[&app[..], &["--base", "fifo"]].concat(), "fifo"),
+        (&[&app[..], &["--cdrom", "fifo"]].concat(), "neither a file"),
+        (&[&app[..], &["--cdrom", "job"]].concat(), "neither a file"),
         (&["--application", "job"], "job"),
         (&["--application", "out.img"], "gva-app"),
         (&[], "no application image"),
