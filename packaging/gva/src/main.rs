@@ -45,10 +45,16 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
             scratch::removed_on_signals()?;
             results::show(args)
         }
-        Command::Run(args) => match &args.job {
-            Some(job) => run::run(&ova::open(args, job)?.args),
-            None => run::run(args),
-        },
+        Command::Run(args) => {
+            let ended = match &args.job {
+                Some(job) => ova::open(args, job).and_then(|opened| run::run(&opened.args)),
+                None => run::run(args),
+            };
+            if let (true, Err(err)) = (args.json, &ended) {
+                run::show::refused(&format!("{err:#}"));
+            }
+            ended
+        }
         Command::Submit(args) => serve::client::submit(args),
         Command::Eject(args) => serve::client::eject(args),
     }

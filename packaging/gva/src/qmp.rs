@@ -24,6 +24,8 @@ pub(crate) struct Qmp {
     events: VecDeque<Event>,
     /// QEMU has closed the connection: it has ended.
     closed: bool,
+    /// So many commands were given. Each has its number, because an answer may come when nobody waits for it any more.
+    given: u64,
 }
 
 /// Something that QEMU tells unasked.
@@ -44,18 +46,21 @@ impl Qmp {
             to,
             events: VecDeque::new(),
             closed: false,
+            given: 0,
         };
         qmp.execute("qmp_capabilities", json!({})).await?;
         Ok(qmp)
     }
 
-    /// Lets QEMU carry out a command, and returns its answer.
+    /// Lets QEMU carry out a command, and returns its answer. May be dropped while it waits.
     pub(crate) async fn execute(
         &mut self,
         command: &str,
         arguments: Value,
     ) -> anyhow::Result<Value> {
-        let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
+        self.given += 1;
+        let id = self.given;
+        let mut line = json!({ "execute": command, "arguments": arguments, "id": id }).to_string();
         line.push('\n');
         let answer = async {
             self.to.write_all(line.as_bytes()).await?;
@@ -67,6 +72,8 @@ impl Qmp {
                 let mut said: Value = serde_json::from_slice(&line)?;
                 if let Some(event) = event(&mut said) {
                     self.events.push_back(event);
+                } else if said.get("id").and_then(Value::as_u64) != Some(id) {
+                    // The greeting, or the answer to an earlier command.
                 } else if let Some(answer) = said.get_mut("return") {
                     return Ok(answer.take());
                 } else if let Some(error) = said.get("error") {
@@ -141,13 +148,13 @@ mod tests {
                 to.write_all(b"{\"QMP\": {}}\n").await.unwrap();
                 let asked = lines.next().await.unwrap().unwrap();
                 assert!(asked.starts_with(b"{\"arguments\":{},\"execute\":\"qmp_capabilities\""));
-                to.write_all(b"{\"return\": {}}\n").await.unwrap();
+                to.write_all(b"{\"return\": {}, \"id\": 1}\n").await.unwrap();
                 lines.next().await.unwrap();
-                to.write_all(b"{\"event\": \"STOP\"}\n{\"return\": 7}\n")
+                to.write_all(b"{\"event\": \"STOP\"}\n{\"return\": 6, \"id\": 1}\n{\"return\": 7, \"id\": 2}\n")
                     .await
                     .unwrap();
                 lines.next().await.unwrap();
-                to.write_all(b"{\"error\": {\"desc\": \"no such thing\"}}\n")
+                to.write_all(b"{\"error\": {\"desc\": \"no such thing\"}, \"id\": 3}\n")
                     .await
                     .unwrap();
             };

@@ -1,13 +1,14 @@
 //! What is only there while gva works: half-made files and private directories. They are removed at every end: by their owner's drop, and when a
 //! signal ends gva, here.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context, bail};
+use gvad::sys::lock::{Mode, try_lock};
 use nix::sys::signal::{SigSet, Signal, raise};
 use tempfile::{NamedTempFile, TempDir, TempPath};
 
@@ -58,9 +59,21 @@ pub(crate) fn let_signals_through() -> anyhow::Result<()> {
     ending().thread_unblock().context("unblocking signals")
 }
 
-/// The signals by which people and service managers end a program.
-fn ending() -> SigSet {
-    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
+/// The signals by which people and service managers end a program. Those that it was started to ignore, as by nohup(1), stay ignored.
+pub(crate) fn ending() -> SigSet {
+    let ignored = ignored().unwrap_or(0);
+    let heeded = |signal: &Signal| ignored & 1 << (*signal as i32 - 1) == 0;
+    let all = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+    all.into_iter().filter(heeded).collect()
+}
+
+/// The signals that are ignored, a bit each from the lowest.
+fn ignored() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
 }
 
 fn parent(target: &Path) -> &Path {
@@ -77,8 +90,13 @@ pub(crate) struct Dir(TempDir);
 impl Dir {
     /// Under `$TMPDIR`, else in /var/tmp: images are large, and /tmp is often memory.
     pub(crate) fn new() -> anyhow::Result<Dir> {
-        let parent = std::env::var_os("TMPDIR").map_or_else(|| "/var/tmp".into(), PathBuf::from);
-        Dir::inside(&parent, "gva-")
+        let told = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty());
+        let parent = told.map_or_else(|| "/var/tmp".into(), PathBuf::from);
+        // Tools are started in other directories.
+        let whole = parent
+            .canonicalize()
+            .with_context(|| format!("looking at TMPDIR, {}", parent.display()))?;
+        Dir::inside(&whole, "gva-")
     }
 
     /// Where `target` will stand: what is made in there can be renamed to it.
@@ -126,7 +144,16 @@ impl HalfMade {
             Ok(found) if !found.is_file() => {
                 bail!("{} is no regular file", target.display())
             }
-            _ => {}
+            Ok(_) => {
+                let file = File::open(target);
+                let file = file.with_context(|| format!("opening {}", target.display()))?;
+                let lock = try_lock(&file, Mode::Exclusive)
+                    .with_context(|| format!("locking {}", target.display()))?;
+                if lock.is_none() {
+                    bail!("{} is in use by a run", target.display());
+                }
+            }
+            Err(_) => {}
         }
         let parent = parent(target);
         let file: NamedTempFile = tempfile::Builder::new()

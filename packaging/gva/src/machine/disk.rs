@@ -86,7 +86,7 @@ pub(crate) struct Disk {
     /// Names the disk for QEMU, and for the guest: its serial number.
     pub(crate) id: String,
     pub(crate) role: Role,
-    /// It is of a type that has no labels.
+    /// gvad does not look for its label, or it is of a type that has none.
     pub(crate) unlabelled: bool,
     /// Absolute.
     path: PathBuf,
@@ -126,7 +126,11 @@ impl Disk {
             }
         };
         let medium = |fstype: &str| ["iso9660", "squashfs", "erofs"].contains(&fstype);
-        let fstype = content.flatten().map(|found| found.fstype);
+        let content = content.flatten();
+        let unlabelled = content
+            .as_ref()
+            .is_some_and(|found| found.label != role.label().as_bytes());
+        let fstype = content.map(|found| found.fstype);
         let read_only = !writable || role == Role::Data || fstype.is_some_and(medium);
         if read_only && role == Role::Output {
             bail!("{what} cannot be written");
@@ -142,7 +146,7 @@ impl Disk {
         Ok(Disk {
             id: id.to_owned(),
             role,
-            unlabelled: fstype == Some("squashfs"),
+            unlabelled,
             path: path
                 .canonicalize()
                 .with_context(|| format!("looking at {what}"))?,

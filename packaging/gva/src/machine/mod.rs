@@ -82,7 +82,10 @@ impl Appliance {
                 .iter()
                 .any(|disk| disk.role == Role::Application && disk.unlabelled)
         {
-            bail!("--serve finds media by their labels, and squashfs has none");
+            bail!(
+                "--serve finds media by the label {}, and the application image has another or none",
+                Role::Application.label()
+            );
         }
         let cds = cds(args)?;
         let config = config(&disks, &cds, serves);
@@ -136,7 +139,7 @@ fn config(disks: &[Disk], cds: &[Disk], serves: bool) -> String {
     for role in [Role::Application, Role::Data, Role::Output] {
         config += &format!("[{}]\n", role.name());
         let disk = disks.iter().find(|disk| disk.role == role);
-        // It has no label, but the disk has a serial number.
+        // The disk has a serial number, too.
         if let Some(disk) = disk.filter(|disk| disk.unlabelled) {
             config += &format!("source = \"/dev/disk/by-id/virtio-{}\"\n", disk.id);
         }

@@ -2,7 +2,6 @@
 //! nothing that it says about itself is believed, and nothing in it is unpacked.
 
 use std::collections::HashSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -38,14 +37,7 @@ pub(crate) struct CheckArgs {
 /// Looks whether an OVA is sound.
 pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
     let examined = examine(&args.file, args.schema.as_deref())?;
-    let mut out = std::io::stdout().lock();
     let path = args.file.display();
-    for finding in &examined.findings {
-        writeln!(out, "{path}: {}", say::one_line(finding))?;
-    }
-    if !examined.findings.is_empty() {
-        return Ok(ExitCode::from(say::SCRIPT_FAILED));
-    }
     let envelope = &examined.envelope;
     let summary = format!(
         "sound: {}, {} disks, {} parameters",
@@ -53,8 +45,23 @@ pub(crate) fn check(args: &CheckArgs) -> Result<ExitCode> {
         envelope.disks.len(),
         envelope.properties.len()
     );
-    writeln!(out, "{path}: {}", say::one_line(&summary))?;
-    Ok(ExitCode::SUCCESS)
+    let sound = examined.findings.is_empty();
+    let lines = if sound {
+        &[summary][..]
+    } else {
+        &examined.findings
+    };
+    let printed = say::print(|out| {
+        for line in lines {
+            writeln!(out, "{}", say::one_line(&format!("{path}: {line}")))?;
+        }
+        Ok(())
+    })?;
+    Ok(if sound {
+        printed
+    } else {
+        ExitCode::from(say::SCRIPT_FAILED)
+    })
 }
 
 /// A package that was looked at.

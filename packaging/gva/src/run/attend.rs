@@ -1,8 +1,10 @@
 //! Stays with a machine from its start to its end: takes in what it does, and answers signals and limits of time.
 
 use std::fs::File;
+use std::future::poll_fn;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,9 +16,8 @@ use super::follow::Follow;
 use super::qemu::{Did, Qemu};
 use super::show::Show;
 use crate::cli::RunArgs;
-use crate::machine::Appliance;
-use crate::machine::arguments::Accelerator;
 use crate::qmp::Event;
+use crate::scratch;
 use crate::serve::desk::{Asked, Desk};
 use crate::serve::media::Media;
 use crate::serve::{Request, socket};
@@ -37,13 +38,14 @@ pub(crate) struct Wishes {
     boot_timeout: Duration,
     desk: Option<Desk>,
     console: Option<File>,
-    signals: [Signal; 3],
+    signals: Vec<Signal>,
 }
 
 impl Wishes {
     /// From the command line. From here on signals are ours.
     pub(crate) async fn new(args: &RunArgs, console: Option<File>) -> anyhow::Result<Wishes> {
-        let listen = |kind| signal(kind).context("listening for signals");
+        let signals = scratch::ending();
+        let signals = { signals.iter() }.map(|wanted| signal(SignalKind::from_raw(wanted as i32)));
         let desk = match &args.serve {
             Some(path) => Some(Desk::open(&socket(path.as_deref())?).await?),
             None => None,
@@ -53,11 +55,9 @@ impl Wishes {
             boot_timeout: args.machine.boot_timeout.0,
             desk,
             console,
-            signals: [
-                listen(SignalKind::interrupt())?,
-                listen(SignalKind::terminate())?,
-                listen(SignalKind::hangup())?,
-            ],
+            signals: { signals }
+                .collect::<Result<_, _>>()
+                .context("listening for signals")?,
         })
     }
 
@@ -67,22 +67,38 @@ impl Wishes {
         Some(desk.path().display().to_string())
     }
 
-    /// What a person or a client wants next. May be dropped while it waits, nothing is lost.
-    async fn next(&mut self) -> Wish {
-        let [first, second, third] = &mut self.signals;
+    /// What a person or, where they are `served`, a client wants next. May be dropped while it waits, nothing is lost.
+    async fn next(&mut self, served: bool) -> Wish {
         let asked = async {
             match &mut self.desk {
-                Some(desk) => desk.next().await,
-                None => std::future::pending().await,
+                Some(desk) if served => desk.next().await,
+                Some(_) | None => std::future::pending().await,
             }
         };
         tokio::select! {
-            _ = first.recv() => Wish::Stop,
-            _ = second.recv() => Wish::Stop,
-            _ = third.recv() => Wish::Stop,
+            () = signalled(&mut self.signals) => Wish::Stop,
             asked = asked => Wish::Media(asked),
         }
     }
+
+    /// Somebody wants an end.
+    pub(crate) async fn stop(&mut self) {
+        signalled(&mut self.signals).await;
+    }
+}
+
+async fn signalled(signals: &mut [Signal]) {
+    poll_fn(|context| {
+        let came = |signal: &mut Signal| signal.poll_recv(context).is_ready();
+        // Each must be asked, to wake us.
+        let count = signals.iter_mut().map(came).filter(|came| *came).count();
+        if count > 0 {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 /// What a person or a client wants.
@@ -150,17 +166,15 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Starts the machine.
-    pub(crate) async fn new(
-        appliance: &Appliance,
-        accelerator: Accelerator,
+    /// Of a machine that was started.
+    pub(crate) fn new(
+        mut qemu: Qemu,
         wishes: &'a mut Wishes,
         show: &'a mut Show,
         trial: bool,
-    ) -> anyhow::Result<Attempt<'a>> {
-        let mut qemu = Qemu::start(appliance, accelerator).await?;
+    ) -> Attempt<'a> {
         qemu.write_console_to(wishes.console.take());
-        Ok(Attempt {
+        Attempt {
             qemu,
             wishes,
             show,
@@ -172,13 +186,15 @@ impl<'a> Attempt<'a> {
             killed: false,
             lifeless: None,
             shutdown: None,
-        })
+        }
     }
 
     /// To its end.
     pub(crate) async fn attend(mut self) -> anyhow::Result<End> {
         let mut ticks: Interval = interval(TICK);
         let status = loop {
+            // A trial may end, and with it all that was attached.
+            let served = !self.trial || self.follow.boot_id.is_some();
             tokio::select! {
                 did = self.qemu.next() => match did? {
                     Did::Said(line) => self.said(&line).await,
@@ -186,7 +202,7 @@ impl<'a> Attempt<'a> {
                     Did::Event(event) => self.event(&event).await?,
                     Did::Ended(status) => break status,
                 },
-                wish = self.wishes.next() => match wish {
+                wish = self.wishes.next(served) => match wish {
                     Wish::Stop => self.signalled().await?,
                     Wish::Media((Request::Submit { image }, client)) => {
                         self.media.submit(&mut self.qemu.qmp, &image, client).await;

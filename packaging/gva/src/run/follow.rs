@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use gvad::outcome::RunResult;
 use gvad::report::event::{Event, Line};
 
-/// A guest that reports more results than this has more of them in its output image.
-const MOST_RESULTS: usize = 100_000;
+/// So many bytes of results are kept; usual ones have a thousand each. Further ones count as lost on the way: they are in the output image.
+const MOST: usize = 256 << 20;
 
 /// What is known of the guest.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub(crate) struct Follow {
     /// Lines that were no event.
     pub(crate) unknown: u64,
     last_seq: u64,
+    /// Bytes of results that were taken in.
+    kept: usize,
 }
 
 impl Follow {
@@ -43,11 +45,11 @@ impl Follow {
             self.lost = self.lost.saturating_add(line.seq - self.last_seq - 1);
         }
         self.last_seq = line.seq;
-        self.event(&line.event);
+        self.event(&line.event, bytes.len());
         Some(line)
     }
 
-    fn event(&mut self, event: &Event) {
+    fn event(&mut self, event: &Event, length: usize) {
         match event {
             Event::Ready { boot_id, .. } => {
                 self.boot_id = Some(boot_id.clone());
@@ -73,10 +75,13 @@ impl Follow {
             }
             Event::Finished { result } => {
                 self.running = None;
-                if self.results.len() < MOST_RESULTS {
-                    self.results
-                        .insert(result.run_id.clone(), (**result).clone());
+                if self.kept + length > MOST {
+                    self.lost = self.lost.saturating_add(1);
+                    return;
                 }
+                self.kept += length;
+                self.results
+                    .insert(result.run_id.clone(), (**result).clone());
             }
             Event::Drained { failed, .. } => self.drained = Some(*failed),
             Event::Error { message } => self.error = Some(message.clone()),
@@ -152,6 +157,17 @@ mod tests {
         // gvad was started again.
         assert!(tell(&mut follow, 1, READY));
         assert_eq!((follow.drained, follow.lost), (None, 5));
+    }
+
+    #[test]
+    fn a_flood_of_results_is_bounded() {
+        let mut follow = Follow::default();
+        let long = result(&format!("000001-{}", "x".repeat(1 << 20)), true);
+        let finished = format!(r#""event":"finished","result":{long}"#);
+        for seq in 1..=300 {
+            tell(&mut follow, seq, &finished);
+        }
+        assert!(follow.lost > 0 && follow.kept <= MOST);
     }
 
     #[test]

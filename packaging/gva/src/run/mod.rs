@@ -10,7 +10,7 @@ mod verdict;
 use std::fs::{File, OpenOptions};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use gvad::results::Entry;
 use tokio::runtime::Builder;
 
@@ -21,6 +21,7 @@ use crate::results;
 use crate::scratch;
 use attend::{Attempt, End, Wishes};
 use follow::Follow;
+use qemu::Qemu;
 use show::Show;
 
 /// Runs an appliance whose images are at hand.
@@ -59,9 +60,15 @@ async fn work(
             "starting   {}",
             described(&appliance, accelerator)
         ));
-        let attempt = Attempt::new(&appliance, accelerator, &mut wishes, &mut show, left > 0);
-        let end = match attempt.await {
-            Ok(attempt) => attempt.attend().await?,
+        let started = tokio::select! {
+            started = Qemu::start(&appliance, accelerator) => started,
+            () = wishes.stop() => bail!("stopped by a signal while QEMU was started"),
+        };
+        let end = match started {
+            Ok(qemu) => {
+                let attempt = Attempt::new(qemu, &mut wishes, &mut show, left > 0);
+                attempt.attend().await?
+            }
             Err(err) if left > 0 => {
                 show.warn(&format!("warning: {err:#}; starting again under emulation"));
                 continue;
@@ -79,7 +86,7 @@ async fn work(
         drop(appliance);
         return finish(args, &show, accelerator, end);
     }
-    anyhow::bail!("no way to start the machine")
+    bail!("no way to start the machine")
 }
 
 fn described(appliance: &Appliance, accelerator: Accelerator) -> String {

@@ -187,11 +187,9 @@ impl Qemu {
 
     /// The power button.
     pub(crate) async fn press_power_button(&mut self) {
-        // Where QEMU does not answer, the bound of time ends it.
-        let _ = self
-            .qmp
-            .execute("system_powerdown", serde_json::json!({}))
-            .await;
+        // Where QEMU does not answer, the bound of time ends it; and until then somebody may want it killed.
+        let pressed = self.qmp.execute("system_powerdown", serde_json::json!({}));
+        let _ = timeout(Duration::from_secs(1), pressed).await;
     }
 
     /// Ends it at once.

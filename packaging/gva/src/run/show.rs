@@ -9,7 +9,7 @@ use gvad::report::event::{Event, Line};
 use serde_json::{Value, json};
 
 use super::follow::Follow;
-use crate::say::one_line;
+use crate::say::{FAILED, one_line};
 
 /// The progress line is no longer than a narrow terminal.
 const COLUMNS: usize = 78;
@@ -195,6 +195,14 @@ impl Show {
             }));
         }
     }
+}
+
+/// The last line for programs where nothing was run.
+pub(crate) fn refused(problem: &str) {
+    print(&json!({
+        "event": "summary", "exit": FAILED, "succeeded": 0, "failed": 0, "events_lost": 0, "duration_ms": 0,
+        "accelerator": null, "problem": one_line(problem),
+    }));
 }
 
 fn print(value: &Value) {

@@ -1,11 +1,12 @@
 //! The socket of a serving `gva run`: takes one request of each client, and passes on the replies to it.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use nix::sys::stat::{Mode, umask};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -38,17 +39,16 @@ impl Desk {
             Ok(_) => fs::remove_file(path).with_context(|| format!("removing {shown}"))?,
             Err(_) => {}
         }
-        let listener = UnixListener::bind(path).with_context(|| format!("listening at {shown}"))?;
+        let before = umask(Mode::from_bits_truncate(0o177));
+        let listener = UnixListener::bind(path).with_context(|| format!("listening at {shown}"));
+        umask(before);
         let (to_us, asked) = mpsc::unbounded_channel();
-        let desk = Desk {
+        Ok(Desk {
             path: path.to_owned(),
-            listener,
+            listener: listener?,
             to_us,
             asked,
-        };
-        fs::set_permissions(path, Permissions::from_mode(0o600))
-            .with_context(|| format!("closing {shown} to others"))?;
-        Ok(desk)
+        })
     }
 
     /// Where it is.

@@ -104,8 +104,9 @@ impl Media {
         let disk = Disk::open(image, Role::Application, &id, false)?;
         anyhow::ensure!(
             !disk.unlabelled,
-            "{} is squashfs, which has no label for gvad to find it by; submit ext4 or an ISO",
-            image.display()
+            "{} does not have the label {}, by which gvad finds it; squashfs has none",
+            image.display(),
+            Role::Application.label()
         );
         self.given = number;
         qmp.execute("blockdev-add", disk.blockdev()?).await?;

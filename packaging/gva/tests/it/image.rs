@@ -195,3 +195,37 @@ fn an_image_without_an_executable_script_is_warned_of() {
     assert_eq!(said.code, Some(0));
     assert!(said.err.contains("chmod +x"), "{}", said.err);
 }
+
+#[test]
+fn a_signal_that_is_ignored_changes_nothing() {
+    let place = Place::new();
+    place.job();
+    let mke2fs = "#!/bin/sh\nkill -HUP $PPID\n$WAIT\nexec /sbin/mke2fs \"$@\"\n";
+    place.file("bin/mke2fs", 0o755, mke2fs);
+    for (ignores, code, made) in [
+        (&[][..], None, false),
+        (&["--ignore-signal=HUP"], Some(0), true),
+    ] {
+        let mut command = place.command("env");
+        let path = format!("PATH={}:/usr/bin:/bin", place.at("bin").display());
+        let wait = if made { "true" } else { "exec sleep 1000" };
+        command.env("WAIT", wait);
+        command.args(ignores).arg(path).arg(place.at("gva"));
+        let ended = output(command.args(["image", "job", "-o", "app.img"]));
+        assert_eq!(ended.status.code(), code);
+        assert_eq!(place.at("app.img").exists(), made);
+        assert!(place.names().iter().all(|name| !name.starts_with(".gva")));
+    }
+}
+
+#[test]
+fn an_image_in_use_is_not_replaced() {
+    let place = Place::new();
+    place.job();
+    place.gva(&["image", "job", "-o", "app.img"]).succeeded();
+    let file = fs::File::open(place.at("app.img")).unwrap();
+    file.lock().unwrap();
+    place
+        .gva(&["image", "job", "-o", "app.img", "--force"])
+        .failed("app.img is in use by a run");
+}

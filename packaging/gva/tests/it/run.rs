@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 
 use crate::harness::{Place, spawn};
 
@@ -50,6 +51,8 @@ fn bad_input_is_one_line_and_starts_nothing() {
         .gva(&["image", "job", "-o", "other.img", "--label", "mine"])
         .succeeded();
     mkfifo(&place.at("fifo"), Mode::from_bits_retain(0o666)).unwrap();
+    let other = ["image", "job", "-o", "second.img", "--label", "gva-app2"];
+    place.gva(&other).succeeded();
     place.qcow2("evil.qcow2", &["-b", "app.img", "-F", "raw"]);
     place.qcow2("data.qcow2", &["-o", "data_file=secret"]);
     let before = place.names();
@@ -107,6 +110,10 @@ fn bad_input_is_one_line_and_starts_nothing() {
         ),
         (&["--serve=job/gva.sock/x"], "listening at"),
         (&["--serve=text"], "no socket"),
+        (
+            &["--serve=s", "--application", "second.img"],
+            "finds media by the label gva-app",
+        ),
     ] {
         // The last of two counts.
         let given = |option: &str| args.contains(&option);
@@ -237,6 +244,37 @@ fn qemu_does_not_outlive_a_gva_that_is_killed() {
         assert!(std::time::Instant::now() < end, "QEMU lives on");
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn a_signal_ends_a_run_though_qemu_does_not_answer_unless_it_is_ignored() {
+    let place = place();
+    let before = [place.names(), vec!["pid".into(), "qemu".into()]].concat();
+    qemu(&place, "echo $$ > pid.new; mv pid.new pid; exec sleep 1000");
+    let mut command = place.command("env");
+    command.arg("--ignore-signal=HUP").arg(place.at("gva"));
+    let mut gva = spawn(command.args(RUN).args(["--application", "app.img"]));
+    pid(&place);
+    let id = Pid::from_raw(gva.id().try_into().unwrap());
+    kill(id, Signal::SIGHUP).unwrap();
+    assert!(gva.try_wait().unwrap().is_none());
+    kill(id, Signal::SIGTERM).unwrap();
+    assert_eq!(gva.wait().unwrap().code(), Some(2));
+    let mut names = before;
+    names.sort();
+    assert_eq!(place.names(), names);
+}
+
+#[test]
+fn programs_are_told_too_that_nothing_was_run() {
+    let place = place();
+    qemu(&place, "exit 1");
+    let said = place.gva(&[&RUN[..], &["--application", "nowhere.img", "--json"]].concat());
+    assert_eq!(said.code, Some(2));
+    let summary: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!(summary["exit"], 2);
+    let problem = summary["problem"].as_str().unwrap();
+    assert!(problem.contains("nowhere.img"), "{problem}");
 }
 
 #[test]
