@@ -176,6 +176,7 @@ fn stopping_gives_every_process_of_the_script_the_grace() {
     let Some(guest) = Guest::on_image() else {
         return;
     };
+    guest.set("run.stop_grace", "30s");
     let child = "trap 'sleep 1; echo saved >> \"$WITNESS\"; exit' TERM; echo ready >> \"$WITNESS\"; while :; do sleep 0.1; done";
     guest.script(
         "a",
