@@ -150,7 +150,8 @@ impl Board {
     /// gvad was asked to stop.
     pub fn stopping(&self) {
         if !std::mem::replace(&mut self.0.told.borrow_mut().stopping, true) {
-            self.0.outbox.tell(Event::Stopping {});
+            let waiting = self.0.status.borrow().counts.waiting;
+            self.0.outbox.tell(Event::Stopping { waiting });
         }
     }
 

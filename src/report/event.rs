@@ -91,7 +91,11 @@ pub enum Event {
         failed: u64,
     },
     /// gvad was asked to stop.
-    Stopping {},
+    Stopping {
+        /// So many scripts have not had their turn.
+        #[serde(default)]
+        waiting: usize,
+    },
     /// Something is wrong that a person or a program outside should know of.
     Error {
         /// One line.

@@ -19,6 +19,8 @@ pub(crate) struct Follow {
     pub(crate) results: BTreeMap<String, RunResult>,
     /// No script waits: so many have not succeeded.
     pub(crate) drained: Option<u64>,
+    /// gvad was asked to stop, or the machine to power off, and so many scripts waited.
+    pub(crate) stopping: Option<usize>,
     /// The last thing that gvad complained of.
     pub(crate) error: Option<String>,
     /// Events that did not arrive.
@@ -55,6 +57,7 @@ impl Follow {
                 self.boot_id = Some(boot_id.clone());
                 self.running = None;
                 self.drained = None;
+                self.stopping = None;
             }
             Event::Mounted { .. } => self.drained = None,
             Event::Started { run_id, .. } => {
@@ -84,9 +87,9 @@ impl Follow {
                     .insert(result.run_id.clone(), (**result).clone());
             }
             Event::Drained { failed, .. } => self.drained = Some(*failed),
+            Event::Stopping { waiting } => self.stopping = Some(*waiting),
             Event::Error { message } => self.error = Some(message.clone()),
             Event::Released { .. }
-            | Event::Stopping {}
             | Event::Heartbeat { .. }
             | Event::Status { .. }
             | Event::Answer { .. } => {}

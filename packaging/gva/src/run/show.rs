@@ -98,7 +98,7 @@ impl Show {
                 let text = format!("drained    {succeeded} succeeded, {failed} failed");
                 self.line(Colour::Plain, &text);
             }
-            Event::Stopping {} => self.line(Colour::Plain, "stopping"),
+            Event::Stopping { .. } => self.line(Colour::Plain, "stopping"),
             Event::Error { message } => self.warn(&format!("the appliance says: {message}")),
             Event::Answer {
                 ok: false, message, ..

@@ -73,6 +73,18 @@ pub(crate) fn verdict(end: &End) -> Verdict {
             end,
             "the appliance failed: it powered off before gvad reported".into(),
         ),
+        // A script has said `poweroff`, and gvad came to a clean end.
+        Last::PoweredOff if end.follow.drained.is_none() && end.follow.stopping.is_some() => {
+            let mut verdict = by_results(None);
+            let waiting = end.follow.stopping.unwrap_or(0);
+            if waiting > 0 {
+                verdict.code = SCRIPT_FAILED;
+                verdict.problem = Some(format!(
+                    "the appliance was powered off from within while {waiting} more waited"
+                ));
+            }
+            verdict
+        }
         Last::PoweredOff if end.follow.drained.is_none() => failed(
             end,
             "the appliance failed: it powered off before every script was done".into(),
@@ -116,6 +128,29 @@ mod tests {
             panic: None,
         };
         verdict(&end).code
+    }
+
+    #[test]
+    fn a_script_that_powers_off_is_no_failure_unless_others_waited() {
+        let end = |waiting| {
+            let mut follow = Follow::default();
+            follow.boot_id = Some("b".into());
+            follow.stopping = Some(waiting);
+            let end = End {
+                follow,
+                last: Last::PoweredOff,
+                stopped: None,
+                killed: false,
+                lifeless: None,
+                console: Vec::new(),
+                panic: None,
+            };
+            verdict(&end)
+        };
+        assert_eq!(end(0).code, 0);
+        assert_eq!(end(2).code, 1);
+        let problem = end(2).problem.unwrap();
+        assert!(problem.contains("while 2 more waited"), "{problem}");
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn events_come_in_order_and_requests_are_answered() {
             Event::Progress { .. } => Some("progress"),
             Event::Finished { .. } => Some("finished"),
             Event::Drained { .. } => Some("drained"),
-            Event::Stopping {} => Some("stopping"),
+            Event::Stopping { .. } => Some("stopping"),
             Event::Released { .. } => Some("released"),
             Event::Error { .. } => Some("error"),
             Event::Heartbeat { .. } | Event::Status { .. } | Event::Answer { .. } => None,
