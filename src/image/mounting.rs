@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use tracing::info;
 
+use super::register::thaw;
 use super::{Attachment, Image, Role, Wanted};
 use crate::config::{DEV, SYS_CLASS_BLOCK};
 use crate::ledger::line::Medium;
 use crate::sys::blockdev;
 use crate::sys::dir::Dir;
 use crate::sys::errno::{EBUSY, EINVAL, ENODEV};
-use crate::sys::file::{file_system_id, room, thaw};
+use crate::sys::file::{file_system_id, room};
 use crate::sys::lock::{Lock, Mode, try_lock};
 use crate::sys::superblock::{self, Content};
 use crate::sys::{loopdev, mount, mountinfo};
@@ -282,11 +283,10 @@ fn already_mounted(
         );
     }
     let mounted_over = wanted.register.find(target, source).map(|entry| entry.over);
-    let top = Dir::open(target)?;
     if mounted_over.is_some() {
-        thaw(&top).with_context(|| format!("thawing {}", target.display()))?;
+        thaw(target)?;
     }
-    let room = room(&top)?;
+    let room = room(Dir::open(target)?)?;
     info!(role = %wanted.role, device = source, at = %target.display(), own = mounted_over.is_some(), "is mounted already");
     Ok(Some(Image {
         role: wanted.role,

@@ -7,12 +7,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::sys::{mount, mountinfo};
+use crate::sys::dir::Dir;
+use crate::sys::{file, mount, mountinfo};
 
 const NAME: &str = "mounts.json";
 const NEW_NAME: &str = "mounts.json.tmp";
+
+/// Thaws what a process that was killed in flushing left frozen.
+pub(super) fn thaw(path: &Path) -> anyhow::Result<()> {
+    let thawed = Dir::open(path).and_then(|top| file::thaw(&top));
+    thawed.with_context(|| format!("thawing {}", path.display()))
+}
 
 /// The register of one `temp_dir`.
 #[derive(Debug, Clone)]
@@ -79,6 +86,10 @@ impl Register {
             .is_some_and(|mount| mount.source == *entry.source);
         if left {
             info!(at = %path.display(), device = entry.source, "unmounting what an earlier gvad left");
+            // Unmounted and frozen it would live on, out of everybody's reach.
+            if let Err(err) = thaw(path) {
+                warn!("{err:#}");
+            }
             let unmounted = mount::unmount_tree(path, entry.over, true);
             unmounted.with_context(|| format!("unmounting {}", path.display()))?;
         }

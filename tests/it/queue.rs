@@ -355,6 +355,34 @@ fn gvad_started_again_in_the_middle_goes_on_with_the_queue() {
     guest.assert_unmounted();
 }
 
+/// A gvad that is killed while it brings what was written to its place leaves images frozen: whoever writes to them waits for ever.
+#[test]
+fn images_that_a_killed_gvad_left_frozen_are_thawed() {
+    let Some(guest) = guest() else { return };
+    attach(&guest, "a", &[("a", TELL)]);
+    attach(
+        &guest,
+        "b",
+        &[("b", &format!("{TELL}sleep 1000\n")), ("c", TELL)],
+    );
+    let daemon = guest.daemon();
+    wait_until("b runs", || guest.witness() == ["a", "b"]);
+    daemon.kill();
+    // The first medium has its turn again before the frozen one.
+    for role in ["application", "output"] {
+        sh(&format!(
+            "fsfreeze -f '{}'",
+            guest.text(&format!("mnt/{role}"))
+        ));
+    }
+    let daemon = guest.daemon();
+    daemon.wait_log("-c\" outcome=exited");
+    wait_released(&daemon, &guest);
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(guest.result("b")["outcome"], "interrupted");
+    guest.assert_unmounted();
+}
+
 #[test]
 fn medium_that_is_taken_out_while_idle_is_waited_for_without_an_error() {
     let Some(guest) = guest() else { return };
