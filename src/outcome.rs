@@ -122,6 +122,13 @@ impl RunResult {
         }
     }
 
+    /// Whether it is of this run. Its own name goes on where the run directory had become unusable, `000007-NAME.2`.
+    #[must_use]
+    pub fn is_of(&self, run_id: &str) -> bool {
+        let more = self.run_id.strip_prefix(run_id);
+        more.is_some_and(|more| more.is_empty() || more.starts_with('.'))
+    }
+
     /// Says something more of it.
     pub fn add_reason(&mut self, more: &str) {
         self.reason = Some(match self.reason.take() {

@@ -43,7 +43,7 @@ pub struct Recovery<'a> {
     /// This boot.
     pub boot_id: &'a str,
     /// Results that could not be recorded when an earlier session ended, each with the ledger that has its start mark.
-    pub pending: Vec<(String, RunResult)>,
+    pub pending: &'a [(String, RunResult)],
 }
 
 const STARTED_AGAIN: &str =
@@ -51,23 +51,25 @@ const STARTED_AGAIN: &str =
 const LEDGER_LOST: &str = "the ledger was lost: it may have been running; it is not run again";
 
 impl Recovery<'_> {
-    /// Does it. Returns what is to be run first, the results that were recorded on the way, and whether a script that has its result
-    /// could not be deleted.
+    /// Does it. Returns what is to be run first, and whether a script that has its result could not be deleted. The results that were recorded on
+    /// the way are in `results`, also after an error: the next start does not record them again.
     ///
     /// # Errors
     /// An image cannot be read or written. Nothing is lost; the next start begins anew.
-    pub async fn recover(mut self) -> anyhow::Result<(Vec<Resumed>, Vec<RunResult>, bool)> {
+    pub async fn recover(
+        mut self,
+        results: &mut Vec<RunResult>,
+    ) -> anyhow::Result<(Vec<Resumed>, bool)> {
         self.end_leftovers().await;
-        let mut results = Vec::new();
-        self.close_started(&mut results)?;
-        self.close_directories(&mut results)?;
+        self.close_started(results)?;
+        self.close_directories(results)?;
         self.ledger.sync().context("syncing the ledger")?;
         let mut undeleted = self.move_unmoved().await?;
         let (resumed, left) = self.sort_claims().await?;
         undeleted |= left;
         if self.script_bin.claims.is_some() {
             self.forgive_absent(&resumed)?;
-            undeleted |= self.report_foreign(&mut results)?;
+            undeleted |= self.report_foreign(results)?;
         }
         // Only what is durably claimed may be resumed: its next start mark names it as a claim.
         let synced = self.script_bin.sync().context("syncing script-bin")?;
@@ -77,7 +79,7 @@ impl Recovery<'_> {
                 .context("writing the ledger")?;
         }
         self.ledger.sync().context("syncing the ledger")?;
-        Ok((resumed, results, undeleted))
+        Ok((resumed, undeleted))
     }
 
     /// Ends the processes of runs that were going on when an earlier gvad of this boot died.
@@ -123,7 +125,7 @@ impl Recovery<'_> {
         let id = self.ledger.id();
         let mut pending = self.pending.iter();
         let pending = pending
-            .find(|(ledger, result)| ledger == id && result.run_id == start.run_id)
+            .find(|(ledger, result)| ledger == id && result.is_of(&start.run_id))
             .map(|(_, result)| result.clone());
         let seen = pending.is_some();
         let again = !seen

@@ -150,26 +150,24 @@ async fn recover(
         ledger: &mut work.ledger,
         run: &config.run,
         boot_id: &ctx.boot_id,
-        pending: carried.pending.clone(),
+        pending: &carried.pending,
     };
-    let recovered = recovery.recover().await;
-    let (resumed, results, undeleted) =
-        recovered.context("recovering what an earlier gvad left")?;
-    work.undeleted = undeleted;
-    carried.pending.retain(|(ledger, result)| {
-        let mut recorded = results.iter();
-        let known = ledger == work.ledger.id()
-            && recorded.any(|one| one.run_id.starts_with(&result.run_id));
-        if !known {
-            warn!(run = result.run_id, outcome = %result.outcome, "its result could not be recorded, and the output image is another one now: it is kept");
-        }
-        !known
-    });
-    stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
+    let mut results = Vec::new();
+    let recovered = recovery.recover(&mut results).await;
     for result in &results {
         result.log();
         ctx.board.finished(result);
     }
+    let id = work.ledger.id();
+    carried.pending.retain(|(ledger, result)| {
+        ledger != id || !results.iter().any(|one| one.is_of(&result.run_id))
+    });
+    let (resumed, undeleted) = recovered.context("recovering what an earlier gvad left")?;
+    work.undeleted = undeleted;
+    for (_, result) in &carried.pending {
+        warn!(run = result.run_id, outcome = %result.outcome, "its result could not be recorded, and the output image is another one now: it is kept");
+    }
+    stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
     Ok(resumed)
 }
 

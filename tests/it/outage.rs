@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
-use crate::harness::{Daemon, Guest, sh};
+use crate::harness::{Daemon, Guest, sh, wait_until, write_script};
 use crate::layouts::assert_waits;
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
@@ -60,6 +60,31 @@ fn output_that_is_full_from_the_beginning_is_waited_for_too() {
     assert!(!status["problem"].as_str().unwrap().is_empty(), "{status}");
     assert_eq!(guest.witness(), Vec::<String>::new());
     goes_on(&guest, daemon);
+}
+
+#[test]
+fn result_that_was_recorded_before_the_output_was_found_full_is_told() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", "#!/bin/sh\necho a >> \"$WITNESS\"\nexec sleep 1000\n");
+    let daemon = guest.daemon();
+    wait_until("it runs", || guest.witness() == ["a"]);
+    daemon.kill();
+    // There is room for the result of a, but not for those of all the scripts that somebody else claimed.
+    fill(&guest.live_output());
+    let claims = guest.live().join("script-bin/.gvad/other");
+    fs::create_dir(&claims).unwrap();
+    for n in 0..40 {
+        write_script(&claims.join(format!("b{n}")), TELL);
+    }
+    let daemon = guest.daemon();
+    daemon.wait_state("waiting_for_output");
+    fs::remove_file(guest.live_output().join("fill")).unwrap();
+    let status = daemon.wait_state("idle");
+    assert_eq!(status["counts"]["failed"], 41, "{status:#}");
+    assert_eq!(daemon.stop(), Some(0));
+    assert_eq!(guest.results().len(), 41);
 }
 
 /// Makes room, and the scripts run.
