@@ -119,6 +119,10 @@ impl Board {
             self.update(|status| (status.state, status.problem) = (state, problem));
             self.0.problem.notify_one();
         }
+        if state == State::Idle {
+            // Should it come back, it is news.
+            self.0.told.borrow_mut().error = None;
+        }
         if state == State::Idle && self.0.status.borrow().counts.waiting == 0 {
             self.drained();
         }

@@ -49,7 +49,7 @@ impl Desk {
                 debug!("{message}");
                 return match id {
                     Some(_) => answer(self.board.outbox(), id, Err(message)),
-                    None => self.board.outbox().tell(Event::Error { message }),
+                    None => self.board.error(&message),
                 };
             }
         };

@@ -68,7 +68,9 @@ fn parse(line: &[u8]) -> Result<Request, Refused> {
         message: format!("not a request: {err}"),
     };
     let value: Value = serde_json::from_slice(line).map_err(|err| refused(None, &err))?;
-    serde_json::from_value(value.clone()).map_err(|err| refused(value.get("id"), &err))
+    // An event came back from a terminal in between: an answer to its `id` would come back too, and so on.
+    let id = value.get("id").filter(|_| value.get("event").is_none());
+    serde_json::from_value(value.clone()).map_err(|err| refused(id, &err))
 }
 
 #[cfg(test)]

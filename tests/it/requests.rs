@@ -137,6 +137,31 @@ fn what_is_no_request_is_told_and_spoils_nothing() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// A terminal in between may send back what it gets; an answer to that would be sent back too, for ever.
+#[test]
+fn what_comes_back_from_gvad_itself_is_not_answered() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    let host = Host::new(&guest);
+    let daemon = guest.daemon();
+    host.wait_event("drained");
+    host.ask(r#"{"do":"status","id":"s"}"#);
+    let lines = host.lines.borrow().clone();
+    for line in lines.iter().chain(&lines) {
+        host.say(&format!("{line}\n"));
+    }
+    host.ask(r#"{"do":"status","id":"end"}"#);
+    let told = |event: &str| {
+        let lines = host.lines.borrow();
+        lines.iter().filter(|line| line["event"] == event).count()
+    };
+    assert_eq!(told("answer"), 2);
+    // One, or one more where gvad was idle meanwhile.
+    assert!(told("error") <= 2, "{:#?}", host.lines.borrow());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 #[test]
 fn sync_makes_the_output_readable_from_outside_while_a_script_runs() {
     let Some(guest) = Guest::with_output_image() else {
