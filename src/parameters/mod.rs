@@ -165,6 +165,8 @@ pub fn in_force(origins: &[(Origin, &[Given])]) -> (Vec<Parameter>, Vec<String>)
 pub struct Parameters {
     credentials: Vec<Given>,
     passed: RefCell<Vec<Parameter>>,
+    /// udev was waited for.
+    waited: Cell<bool>,
     /// The OVF environment was found, or is no longer looked for.
     settled: Cell<bool>,
     /// Devices on which there is none.
@@ -213,7 +215,9 @@ impl Parameters {
         if self.settled.get() {
             return;
         }
-        wait_for_udev(Path::new(UDEV_QUEUE), stop, wait).await;
+        if !self.waited.replace(true) {
+            wait_for_udev(Path::new(UDEV_QUEUE), stop, wait).await;
+        }
         let devices = Devices {
             sys_class_block: SYS_CLASS_BLOCK.into(),
             dev: DEV.into(),

@@ -178,3 +178,30 @@ fn host_hears_of_a_parameter_that_is_not_passed_on() {
     );
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn udev_is_waited_for_before_the_first_script_alone() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    fs::create_dir_all("/run/udev").unwrap();
+    fs::write("/run/udev/queue", "").unwrap();
+    guest.set("parameters.wait", "300ms");
+    fs::copy(guest.path("app.img"), guest.path("copy.img")).unwrap();
+    for name in ["app.img", "copy.img"] {
+        guest.attach(&guest.path(name), &[]);
+    }
+    guest.set(
+        "application.source",
+        format!("LABEL={}", guest.label("app")),
+    );
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let told = |text: &str| ended.stderr.matches(text).count();
+    assert_eq!(
+        told("role=application"),
+        4,
+        "mounted twice, unmounted twice: {ended}"
+    );
+    assert_eq!(told("udev is still at work"), 1, "{ended}");
+}
