@@ -8,6 +8,7 @@ pub(crate) mod show;
 mod verdict;
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -110,7 +111,13 @@ fn accelerators(wanted: Accel, show: &mut Show) -> Vec<Accelerator> {
             match kvm {
                 Ok(_) => vec![Accelerator::Kvm, Accelerator::Tcg],
                 Err(err) => {
-                    show.say(&format!("no KVM     /dev/kvm: {err}; emulation is slow"));
+                    let cure = match err.kind() {
+                        ErrorKind::PermissionDenied => "; who is in the group kvm may use it",
+                        _ => "",
+                    };
+                    show.say(&format!(
+                        "no KVM     /dev/kvm: {err}; emulation is slow{cure}"
+                    ));
                     vec![Accelerator::Tcg]
                 }
             }
