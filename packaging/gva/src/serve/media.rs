@@ -34,6 +34,8 @@ pub(crate) struct Media {
     running: bool,
     /// When the guest last did something.
     moved: Instant,
+    /// What it complained of last, since a medium was attached.
+    complaint: Option<String>,
 }
 
 #[derive(Debug)]
@@ -69,6 +71,7 @@ impl Media {
             turn: None,
             running: false,
             moved: Instant::now(),
+            complaint: None,
         }
     }
 
@@ -121,6 +124,7 @@ impl Media {
             return Err(err);
         }
         self.moved = Instant::now();
+        self.complaint = None;
         self.slots[slot] = Some(Medium {
             disk,
             client: client.clone(),
@@ -184,6 +188,7 @@ impl Media {
                 }
                 self.turn = None;
             }
+            Event::Error { message } => self.complaint = Some(message.clone()),
             // gvad was started again, and looks at everything anew.
             Event::Ready { .. } => {
                 self.turn = None;
@@ -217,6 +222,9 @@ impl Media {
     /// Time passes.
     pub(crate) async fn tick(&mut self, qmp: &mut Qmp) {
         let idle = !self.running && self.moved.elapsed() > PATIENCE;
+        let complaint = self.complaint.as_deref();
+        let complaint = complaint.unwrap_or("is the gvad of the base too old for further media?");
+        let problem = format!("gvad did not take it: {complaint}");
         for medium in self.slots.iter_mut().flatten() {
             match &mut medium.state {
                 State::Leaves(since, _) if since.elapsed() > ASK_AGAIN => {
@@ -224,8 +232,7 @@ impl Media {
                     ask_to_let_go(&medium.disk.id, qmp).await;
                 }
                 State::Waits if idle => {
-                    let problem = "gvad did not take it: is the gvad of the base too old to take further media?";
-                    unplug(medium, qmp, Some(problem.into())).await;
+                    unplug(medium, qmp, Some(problem.clone())).await;
                 }
                 State::Waits | State::HasTurn | State::Leaves(..) => {}
             }
