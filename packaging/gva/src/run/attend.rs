@@ -196,7 +196,7 @@ impl<'a> Attempt<'a> {
             // A trial may end, and with it all that was attached.
             let served = !self.trial || self.follow.boot_id.is_some();
             tokio::select! {
-                did = self.qemu.next() => match did? {
+                did = self.qemu.next(!self.show.is_held_up()) => match did? {
                     Did::Said(line) => self.said(&line).await,
                     Did::Printed => {}
                     Did::Event(event) => self.event(&event).await?,

@@ -3,6 +3,7 @@
 
 mod attend;
 pub(crate) mod follow;
+mod out;
 pub(crate) mod qemu;
 pub(crate) mod show;
 mod verdict;
@@ -47,13 +48,36 @@ async fn work(
     appliance: Appliance,
     console: Option<File>,
 ) -> anyhow::Result<ExitCode> {
-    let mut show = Show::new(args.json, args.quiet);
+    let mut show = Show::new(args.json, args.quiet).context("starting a thread")?;
     let mut wishes = Wishes::new(args, console).await?;
+    let ended = stay(args, appliance, &mut wishes, &mut show).await;
+    written(&show, &mut wishes).await;
+    let (accelerator, end) = ended?;
+    let code = finish(args, &show, accelerator, end)?;
+    written(&show, &mut wishes).await;
+    Ok(code)
+}
+
+/// Waits for whoever reads what is shown, unless a signal says that it was enough.
+async fn written(show: &Show, wishes: &mut Wishes) {
+    tokio::select! {
+        () = show.written() => {}
+        () = wishes.stop() => {}
+    }
+}
+
+/// From the start of the machine to its end.
+async fn stay(
+    args: &RunArgs,
+    appliance: Appliance,
+    wishes: &mut Wishes,
+    show: &mut Show,
+) -> anyhow::Result<(Accelerator, End)> {
     scratch::let_signals_through()?;
     if let Some(socket) = wishes.socket() {
         show.say(&format!("serving    at {socket}"));
     }
-    let accelerators = accelerators(args.machine.accel, &mut show);
+    let accelerators = accelerators(args.machine.accel, show);
     let mut left = accelerators.len();
     for accelerator in accelerators {
         left -= 1;
@@ -67,7 +91,7 @@ async fn work(
         };
         let end = match started {
             Ok(qemu) => {
-                let attempt = Attempt::new(qemu, &mut wishes, &mut show, left > 0);
+                let attempt = Attempt::new(qemu, wishes, show, left > 0);
                 attempt.attend().await?
             }
             Err(err) if left > 0 => {
@@ -85,7 +109,7 @@ async fn work(
         }
         // What is attached may be read and used by others from here on.
         drop(appliance);
-        return finish(args, &show, accelerator, end);
+        return Ok((accelerator, end));
     }
     bail!("no way to start the machine")
 }

@@ -112,12 +112,12 @@ impl Qemu {
         self.console_file.take()
     }
 
-    /// What it does next. May be dropped while it waits, nothing is lost.
-    pub(crate) async fn next(&mut self) -> anyhow::Result<Did> {
+    /// What it does next; the guest's lines only if they are `wanted`. May be dropped while it waits, nothing is lost.
+    pub(crate) async fn next(&mut self, wanted: bool) -> anyhow::Result<Did> {
         let (mut console, mut complaints) = ([0; 4096], [0; 4096]);
         tokio::select! {
             biased;
-            line = self.port.next(), if self.port_open => match line {
+            line = self.port.next(), if self.port_open && wanted => match line {
                 Ok(Some(line)) => Ok(Did::Said(line)),
                 // QEMU is ending, which is seen elsewhere.
                 Ok(None) | Err(_) => {

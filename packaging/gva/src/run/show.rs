@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use gvad::name::ScriptName;
 use gvad::outcome::RunResult;
 use gvad::report::event::{Event, Line};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::follow::Follow;
+use super::out::{Out, Stream};
 use crate::say::{FAILED, one_line};
 
 /// The progress line is no longer than a narrow terminal.
@@ -24,6 +25,7 @@ pub(crate) struct Show {
     colours: bool,
     /// The progress line is on the screen.
     progress: bool,
+    out: Out,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,16 +37,27 @@ enum Colour {
 
 impl Show {
     /// Time begins here.
-    pub(crate) fn new(json: bool, quiet: bool) -> Show {
+    pub(crate) fn new(json: bool, quiet: bool) -> io::Result<Show> {
         let terminal = io::stderr().is_terminal();
-        Show {
+        Ok(Show {
             since: Instant::now(),
             json,
             quiet: quiet || json,
             terminal,
             colours: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
             progress: false,
-        }
+            out: Out::new()?,
+        })
+    }
+
+    /// Whether nobody reads what is shown.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.out.is_full()
+    }
+
+    /// When all that was said is written.
+    pub(crate) async fn written(&self) {
+        self.out.written().await;
     }
 
     /// How long it has been.
@@ -60,14 +73,14 @@ impl Show {
     /// Something that is wrong, whoever asked for quiet.
     pub(crate) fn warn(&mut self, text: &str) {
         self.clear();
-        crate::say::warn(text);
+        self.write(format!("gva: {}\n", one_line(text)));
     }
 
     /// Something that the guest told.
     pub(crate) fn event(&mut self, line: &Line) {
         if self.json {
             if let Ok(value) = serde_json::to_value(line) {
-                print(&value);
+                self.out.write(Stream::Output, format!("{value}\n"));
             }
             return;
         }
@@ -146,16 +159,19 @@ impl Show {
         };
         let text: String = one_line(&format!("{seconds:5} s  {what}"));
         let text: String = text.chars().take(COLUMNS).collect();
-        // Nobody may be looking.
-        let _ = write!(io::stderr(), "\r\u{1b}[K{text}");
+        self.write(format!("\r\u{1b}[K{text}"));
         self.progress = true;
     }
 
     /// Takes the progress line away.
     pub(crate) fn clear(&mut self) {
         if std::mem::take(&mut self.progress) {
-            let _ = write!(io::stderr(), "\r\u{1b}[K");
+            self.write("\r\u{1b}[K".into());
         }
+    }
+
+    fn write(&self, text: String) {
+        self.out.write(Stream::Error, text);
     }
 
     fn line(&mut self, colour: Colour, text: &str) {
@@ -170,7 +186,7 @@ impl Show {
         };
         let seconds = self.elapsed().as_secs_f64();
         let text = one_line(text);
-        let _ = writeln!(io::stderr(), "{seconds:8.2} s  {on}{text}{off}");
+        self.write(format!("{seconds:8.2} s  {on}{text}{off}\n"));
     }
 
     /// The last line for programs.
@@ -188,26 +204,24 @@ impl Show {
                 .filter(|result| result.success)
                 .count();
             let millis = self.elapsed().as_millis();
-            print(&json!({
+            let summary = json!({
                 "event": "summary", "exit": code, "succeeded": succeeded, "failed": follow.results.len() - succeeded,
                 "events_lost": follow.lost, "duration_ms": u64::try_from(millis).unwrap_or(u64::MAX),
                 "accelerator": accelerator, "problem": problem,
-            }));
+            });
+            self.out.write(Stream::Output, format!("{summary}\n"));
         }
     }
 }
 
 /// The last line for programs where nothing was run.
 pub(crate) fn refused(problem: &str) {
-    print(&json!({
+    let summary = json!({
         "event": "summary", "exit": FAILED, "succeeded": 0, "failed": 0, "events_lost": 0, "duration_ms": 0,
         "accelerator": null, "problem": one_line(problem),
-    }));
-}
-
-fn print(value: &Value) {
+    });
     // Whoever closed the pipe has read enough; the exit status says the rest.
-    let _ = writeln!(io::stdout(), "{value}");
+    let _ = writeln!(io::stdout(), "{summary}");
 }
 
 /// The name of the run; and that of the script where it is another.

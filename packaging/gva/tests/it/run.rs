@@ -1,8 +1,9 @@
 //! `gva run`, as far as it comes without a virtual machine: what is refused before one is started, and what becomes of a QEMU that fails.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -167,9 +168,9 @@ fn started(place: &Place, args: &[&str]) -> Child {
 }
 
 fn pid(place: &Place) -> String {
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(30);
     while !place.at("pid").exists() {
-        assert!(std::time::Instant::now() < end, "QEMU was not started");
+        assert!(Instant::now() < end, "QEMU was not started");
         std::thread::yield_now();
     }
     fs::read_to_string(place.at("pid"))
@@ -235,13 +236,13 @@ fn qemu_does_not_outlive_a_gva_that_is_killed() {
     let qemu = pid(&place);
     gva.kill().unwrap();
     gva.wait().unwrap();
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(30);
     let lives = || {
         let state = fs::read_to_string(format!("/proc/{qemu}/stat")).unwrap_or_default();
         state.contains("(sleep)") && !state.contains(") Z ")
     };
     while lives() {
-        assert!(std::time::Instant::now() < end, "QEMU lives on");
+        assert!(Instant::now() < end, "QEMU lives on");
         std::thread::yield_now();
     }
 }
@@ -263,6 +264,37 @@ fn a_signal_ends_a_run_though_qemu_does_not_answer_unless_it_is_ignored() {
     let mut names = before;
     names.sort();
     assert_eq!(place.names(), names);
+}
+
+/// What answers QMP and then floods the port.
+const FLOOD: &str = r#"#!/bin/bash
+for word; do case $word in *id=qmp,fd=*) qmp=${word#*fd=};; *id=port,fd=*) port=${word#*fd=};; esac; done
+exec 8<&$qmp 7>&$qmp 9>&$port
+echo $$ > pid.new; mv pid.new pid
+read -r line <&8; echo '{"return":{},"id":1}' >&7
+exec yes '{"seq":1,"at":"2026-01-01T00:00:00Z","event":"drained","succeeded":0,"failed":0}' >&9"#;
+
+#[test]
+fn a_reader_who_stops_reading_holds_up_no_signal() {
+    let place = place();
+    place.file("qemu", 0o755, FLOOD);
+    let mut command = place.command(place.at("gva"));
+    command
+        .args(RUN)
+        .args(["--application", "app.img", "--json"]);
+    let mut gva = spawn(command.stdout(Stdio::piped()));
+    pid(&place);
+    // More than a pipe holds; then nothing more is read.
+    let mut head = [0; 1 << 17];
+    gva.stdout.as_mut().unwrap().read_exact(&mut head).unwrap();
+    let id = Pid::from_raw(gva.id().try_into().unwrap());
+    let end = Instant::now() + Duration::from_secs(30);
+    while gva.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < end, "it cannot be ended");
+        kill(id, Signal::SIGTERM).unwrap();
+        std::thread::sleep(Duration::from_millis(20)); // between signals, else they are one
+    }
+    assert_eq!(gva.wait().unwrap().code(), Some(2));
 }
 
 #[test]
