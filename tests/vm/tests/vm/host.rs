@@ -141,15 +141,15 @@ impl Drop for Serving {
 }
 
 impl Serving {
-    /// Ctrl-C, and how it ended.
+    /// SIGTERM, which is as Ctrl-C but never ignored from the start, and how it ended.
     fn interrupt(mut self) -> Option<i32> {
-        run(Command::new("kill").args(["-INT", &self.0.id().to_string()]));
+        run(Command::new("kill").args(["-TERM", &self.0.id().to_string()]));
         wait_for("the end of gva run", || self.0.try_wait().unwrap()).code()
     }
 }
 
 #[test]
-fn gva_serves_one_image_after_the_other_and_ends_cleanly_on_ctrl_c() {
+fn gva_serves_one_image_after_the_other_and_ends_cleanly_when_it_is_told_to() {
     let dir = tempfile::tempdir().unwrap();
     let out = output(dir.path(), "out.img");
     let socket = dir.path().join("gva.sock");
