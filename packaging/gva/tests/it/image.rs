@@ -1,7 +1,7 @@
 //! `gva image`.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 
 use crate::harness::{Place, output};
 
@@ -55,6 +55,19 @@ fn files_belong_to_root_and_keep_their_modes() {
     let checked = output(place.command("/sbin/e2fsck").args(["-fn", "app.img"]));
     assert!(checked.status.success());
     assert_eq!(place.names(), ["app.img", "job"]);
+}
+
+#[test]
+fn an_empty_image_takes_hardly_any_room_on_the_host() {
+    let place = Place::new();
+    place
+        .gva(&["image", "--role", "output", "-o", "out.img"])
+        .succeeded();
+    let found = fs::metadata(place.at("out.img")).unwrap();
+    assert!(found.len() >= 1 << 30);
+    assert!(found.blocks() * 512 < 4 << 20, "{}", found.blocks() * 512);
+    let checked = output(place.command("/sbin/e2fsck").args(["-fn", "out.img"]));
+    assert!(checked.status.success());
 }
 
 #[test]
