@@ -14,7 +14,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tracing::{error, info, warn};
 
 use crate::board::Board;
-use crate::config::{self, Config, Leftovers, Overrides, WhenDrained};
+use crate::config::{self, Config, Leftovers, Overrides};
 use crate::context::{Context, Mode};
 use crate::flush::Flush;
 use crate::parameters::{Parameters, credentials};
@@ -64,15 +64,16 @@ pub fn run(origin: Origin, config: Config, mode: Mode) -> anyhow::Result<bool> {
         let stop = process.ctx.stop.clone();
         let ended = process.run(signals, temp_dir.dir).await;
         systemd::stopping();
-        anyhow::Ok((ended, stop.power_off_wanted()))
+        let (ended, drained) = ended;
+        anyhow::Ok((ended, drained || stop.power_off_wanted()))
     });
     // A mount that hangs in the kernel must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    let (ended, asked) = done?;
-    if asked || matches!(ended, Ok((_, true))) {
+    let (ended, powers_off) = done?;
+    if powers_off {
         poweroff::power_off()?;
     }
-    ended.map(|(all_succeeded, _)| all_succeeded)
+    ended
 }
 
 /// The directory that makes this gvad the only one.
@@ -234,7 +235,8 @@ impl Process {
         })
     }
 
-    async fn run(self, signals: Signals, temp_dir: Dir) -> anyhow::Result<(bool, bool)> {
+    /// Whether all scripts succeeded; and whether the machine is to be powered off, which nobody outside does for one that failed.
+    async fn run(self, signals: Signals, temp_dir: Dir) -> (anyhow::Result<bool>, bool) {
         let Process {
             ctx,
             stopper,
@@ -276,20 +278,25 @@ impl Process {
         ctx.board.outbox().flush(LAST_WORDS).await;
         helpers.shutdown().await;
         control::remove(&temp_dir);
-        let ended = ended?;
-        let counts = ctx.board.read().counts;
-        info!(
-            succeeded = counts.succeeded,
-            failed = counts.failed,
-            "ended"
-        );
-        if ctx.draining() && ended == Ended::Stopped && counts.failed == 0 {
-            bail!("stopped before every script had run");
-        }
-        let poweroff = ctx.config().lifecycle.when_drained == WhenDrained::Poweroff;
-        Ok((
-            counts.failed == 0,
-            ended == Ended::Drained && ctx.mode == Mode::Daemon && poweroff,
-        ))
+        let over = match &ended {
+            Ok(ended) => *ended == Ended::Drained,
+            Err(_) => !ctx.stop.wanted(),
+        };
+        (verdict(&ctx, ended), over && ctx.powers_off())
     }
+}
+
+/// Whether all scripts succeeded.
+fn verdict(ctx: &Context, ended: anyhow::Result<Ended>) -> anyhow::Result<bool> {
+    let ended = ended?;
+    let counts = ctx.board.read().counts;
+    info!(
+        succeeded = counts.succeeded,
+        failed = counts.failed,
+        "ended"
+    );
+    if ctx.draining() && ended == Ended::Stopped && counts.failed == 0 {
+        bail!("stopped before every script had run");
+    }
+    Ok(counts.failed == 0)
 }

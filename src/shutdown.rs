@@ -71,7 +71,6 @@ fn system_state(socket: &Path) -> io::Result<Vec<u8>> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(BOUND))?;
     stream.set_write_timeout(Some(BOUND))?;
-    // 30 is the user id 0, in hexadecimal ASCII.
     // 30 is the user id 0, in hexadecimal ASCII. systemd forgets a message that comes together with this.
     stream.write_all(b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n")?;
     let mut answer = Vec::new();

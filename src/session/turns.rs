@@ -32,17 +32,11 @@ pub async fn run(ctx: &Context) -> anyhow::Result<Ended> {
 }
 
 async fn until_the_end(ctx: &Context, carried: &mut Carried) -> anyhow::Result<Ended> {
-    let (mut pause, mut tried) = (FIRST_PAUSE, false);
+    let (mut pause, mut tried, mut failures) = (FIRST_PAUSE, false, 0);
     loop {
         let begun = Instant::now();
         let err = match super::run(ctx, carried).await {
             Ok(Ended::Released | Ended::Gone(_)) => continue,
-            Ok(Ended::Drained) if ctx.powers_off() => {
-                if let Err(err) = carried.queue.verdict() {
-                    error!("{err:#}");
-                }
-                return Ok(Ended::Drained);
-            }
             Ok(Ended::Drained) => return carried.queue.verdict().map(|()| Ended::Drained),
             Ok(Ended::Stopped) => return Ok(Ended::Stopped),
             Err(err) => err,
@@ -50,14 +44,17 @@ async fn until_the_end(ctx: &Context, carried: &mut Carried) -> anyhow::Result<E
         // A drain tries once more only to record what it knows already.
         let owed = !carried.pending.is_empty() && !std::mem::replace(&mut tried, true);
         let hopeless = ctx.draining() && !owed;
+        failures += 1;
+        // Nothing has ever worked. Whoever starts gvad again tries again; but no machine is started again that powers itself off.
+        let never = !carried.worked && (!ctx.powers_off() || failures >= MOST_TRIES);
         if ctx.stop.wanted() {
             return Err(err);
         }
         if carried.queue.turn.is_some() {
-            after_failed_turn(ctx, carried, err, begun.elapsed(), hopeless).await?;
+            after_failed_turn(ctx, carried, err, begun.elapsed(), hopeless, never).await?;
             continue;
         }
-        if !carried.worked || hopeless {
+        if never || hopeless {
             return Err(err);
         }
         if begun.elapsed() > LONGEST_PAUSE {
@@ -79,6 +76,7 @@ async fn after_failed_turn(
     err: anyhow::Error,
     worked: Duration,
     hopeless: bool,
+    never: bool,
 ) -> anyhow::Result<()> {
     let queue = &mut carried.queue;
     let wanted = layout::wanted(ctx, Role::Application, &queue.probed);
@@ -90,7 +88,7 @@ async fn after_failed_turn(
     let Some(which) = queue.turn.take() else {
         return Err(err);
     };
-    if alone && (hopeless || !carried.worked) {
+    if alone && (hopeless || never) {
         return Err(err);
     }
     let problem = format!("{err:#}");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Daemon, Fs, Guest, Image, run, sh, tool, wait_until, write_script};
+use crate::harness::{Daemon, Fs, Guest, Host, Image, run, sh, tool, wait_until, write_script};
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
 const STAY: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\nexec sleep 1000\n";
@@ -110,6 +110,37 @@ fn when_drained_poweroff_turns_the_machine_off_after_the_last_result() {
         "once"
     );
     guest.assert_clean();
+}
+
+#[test]
+fn machine_that_powers_itself_off_does_so_though_an_image_cannot_be_used() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    let host = Host::new(&guest);
+    guest.set("lifecycle.when_drained", "poweroff");
+    let image = fs::File::options().write(true).open(guest.path("app.img"));
+    image.unwrap().set_len(64 << 10).unwrap();
+    // As a disk, which may be exchanged, and as a file.
+    let disk = guest.attach(&guest.path("app.img"), &[]);
+    for source in [disk, guest.text("app.img")] {
+        guest.set("application.source", source.clone());
+        let daemon = Daemon::start(&guest, of_a_machine(&guest));
+        assert_eq!(daemon.wait(), Some(2));
+        let called = fs::read_to_string(guest.path("called")).unwrap();
+        assert_eq!(called.lines().next(), Some("poweroff"), "{source}");
+        fs::remove_file(guest.path("called")).unwrap();
+        let told = host.rest();
+        assert!(
+            told.iter().any(|line| line["event"] == "error"),
+            "{told:#?}"
+        );
+        assert!(
+            !told.iter().any(|line| line["event"] == "drained"),
+            "{told:#?}"
+        );
+    }
+    guest.assert_unmounted();
 }
 
 #[test]
