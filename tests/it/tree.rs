@@ -208,8 +208,8 @@ fn kept_leftovers_live_on_and_do_not_delay_the_next() {
             without_cgroups(&guest);
         }
         guest.set("run.leftovers", "keep");
-        // It holds the output pipe, and goes on writing to it.
-        let body = "#!/bin/sh\nsetsid sh -c 'echo $$ >> \"$WITNESS.pids\"; cd /; while echo x; do sleep 0.2; done; sleep 1000' &\n\
+        // It holds the output pipe, and goes on writing to it until that fails; without the trap SIGPIPE would end it.
+        let body = "#!/bin/sh\nsetsid sh -c 'trap \"\" PIPE; echo $$ >> \"$WITNESS.pids\"; cd /; while echo x; do sleep 0.2; done; sleep 1000' &\n\
                     while ! test -s \"$WITNESS.pids\"; do sleep 0.02; done\necho done\n";
         guest.script("a", body);
         guest.script("b", "#!/bin/sh\n");
