@@ -91,6 +91,9 @@ pub(super) fn convert(
         .args([
             "convert",
             "-p",
+            // One thing after the other: of several that are written at a time, any may have its place first.
+            "-m",
+            "1",
             "-f",
             format,
             "-O",
