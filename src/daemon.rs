@@ -26,12 +26,15 @@ use crate::status::State;
 use crate::stop::{self, Cancel, Stopper};
 use crate::surroundings::limits;
 use crate::sys::dir::Dir;
-use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
+use crate::sys::lock::{Lock, Mode as LockMode, lock_within};
 use crate::sys::{file, process};
 use crate::{control, poweroff, systemd};
 
 /// So long the host has to hear what was told last.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// So long a killed gvad's locks may still be held by the child that it had just made.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where the configuration comes from, to read it again.
 #[derive(Debug, Clone)]
@@ -101,7 +104,7 @@ impl TempDir {
                 path.display()
             );
         }
-        match try_lock(&dir, LockMode::Exclusive)
+        match lock_within(&dir, LockMode::Exclusive, LOCK_PATIENCE)
             .with_context(|| format!("locking {}", path.display()))?
         {
             Some(lock) => Ok(TempDir { dir, _lock: lock }),

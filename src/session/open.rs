@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use tracing::warn;
@@ -20,7 +21,10 @@ use crate::recover::{Recovery, Resumed};
 use crate::scan::{Told, scan};
 use crate::stage;
 use crate::sys::dir::Dir;
-use crate::sys::lock::{Lock, Mode as LockMode, try_lock};
+use crate::sys::lock::{Lock, Mode as LockMode, lock_within};
+
+/// A killed gvad's child lets go of all locks at once, and that of run.temp_dir has been waited for.
+const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// What opening came to.
 pub(super) enum Opening<'a> {
@@ -209,7 +213,9 @@ fn script_bin(application: &Image, dir: Dir, claims: Option<Dir>) -> ScriptBin {
 }
 
 fn lock(dir: &Dir, what: &str) -> anyhow::Result<Lock> {
-    match try_lock(dir, LockMode::Exclusive).with_context(|| format!("locking {what}"))? {
+    match lock_within(dir, LockMode::Exclusive, LOCK_PATIENCE)
+        .with_context(|| format!("locking {what}"))?
+    {
         Some(lock) => Ok(lock),
         None => bail!("another gvad works on {what}: only one may at a time"),
     }

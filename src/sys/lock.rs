@@ -3,6 +3,8 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// How a thing is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,5 +34,21 @@ pub fn try_lock(file: impl AsFd, mode: Mode) -> io::Result<Option<Lock>> {
         Ok(()) => Ok(Some(Lock(file))),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(err)) => Err(err),
+    }
+}
+
+/// As [`try_lock`], but a holder that lets go within `patience` is waited for: a child that a killed process had just made has all of its files open,
+/// and so its locks, until it executes its program or ends.
+///
+/// # Errors
+/// As [`try_lock`].
+pub fn lock_within(file: impl AsFd, mode: Mode, patience: Duration) -> io::Result<Option<Lock>> {
+    const STEP: Duration = Duration::from_millis(5);
+    let until = Instant::now() + patience;
+    loop {
+        match try_lock(&file, mode)? {
+            None if Instant::now() < until => thread::sleep(STEP),
+            answer => return Ok(answer),
+        }
     }
 }

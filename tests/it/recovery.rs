@@ -1,6 +1,7 @@
 //! What the next start makes of what a killed gvad left behind, on media that can be written and on those that cannot.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -386,4 +387,24 @@ fn run_directory_that_no_ledger_tells_of_keeps_what_was_printed() {
     );
     assert_eq!(guest.run_file(&results[0], "stdout"), b"printed\n");
     guest.assert_clean();
+}
+
+#[test]
+fn locks_that_a_child_of_a_killed_gvad_is_about_to_let_go_of_are_waited_for() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    guest.script("a", TELL);
+    fs::create_dir(guest.path("state")).unwrap();
+    let lock = fs::File::open(guest.path("state")).unwrap();
+    lock.lock().unwrap();
+    // The child is what holds it from here on, for a moment.
+    let mut child = Command::new("sleep")
+        .arg("0.3")
+        .stdin(lock)
+        .spawn()
+        .unwrap();
+    guest.drain_ok();
+    assert_eq!(guest.witness(), ["a"]);
+    assert!(child.wait().unwrap().success());
 }
