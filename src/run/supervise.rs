@@ -87,7 +87,7 @@ impl Running {
         result.max_rss_kib = Some(reaped.max_rss_kib);
         judge(result, reaped.end, why, oom && limited.is_none(), limits);
         if let Some(reason) = limited {
-            add_reason(result, reason);
+            result.add_reason(&reason);
         }
         let (stdout, stderr) = (self.stdout.finish(), self.stderr.finish());
         note_output(result, &stdout, &stderr);
@@ -259,16 +259,9 @@ fn note_output(result: &mut RunResult, stdout: &Captured, stderr: &Captured) {
     (result.stderr_bytes, result.stderr_truncated) = (stderr.seen, stderr.truncated);
     for (name, stream) in [("stdout", stdout), ("stderr", stderr)] {
         if let Some(error) = &stream.error {
-            add_reason(result, format!("{name} could not be kept whole: {error}"));
+            result.add_reason(&format!("{name} could not be kept whole: {error}"));
         }
     }
-}
-
-fn add_reason(result: &mut RunResult, more: String) {
-    result.reason = Some(match result.reason.take() {
-        Some(reason) => format!("{reason}; {more}"),
-        None => more,
-    });
 }
 
 /// Which limits its processes came up against, by the counters of its own control group.
