@@ -11,7 +11,7 @@ use crate::check::{Damage, count};
 use crate::disk::{self, Found};
 use crate::guest::{Guest, Layout};
 use crate::left;
-use crate::scripts::FOREIGN;
+use crate::scripts::{FOREIGN, Script};
 
 /// I4, of one result.
 pub(crate) fn about_result(
@@ -39,7 +39,20 @@ pub(crate) fn about_result(
         }
         "exited" => {
             let flagged = |stream: &str| found.json[format!("{stream}_truncated")] == true;
+            // With EROFS the application is used read-only, and nothing can be handed over there.
+            let refused = |script: &Script| {
+                let mut drops = guest.scripts.iter();
+                damage.errors
+                    && found.json["exit_code"] == 1
+                    && drops.any(|drop| {
+                        drop.dropped_by == Some(script.id)
+                            && count(witness, &format!("dropping {}", drop.id)) == 0
+                    })
+            };
             let right = candidates.find(|script| {
+                if refused(script) {
+                    return count(witness, script.id) > 0 && stdout == script.stdout;
+                }
                 let whole = |stream: &str, have: &[u8], want: &[u8]| {
                     flagged(stream)
                         || (have == want && found.json[format!("{stream}_bytes")] == want.len())

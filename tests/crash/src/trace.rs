@@ -230,7 +230,11 @@ impl Tracer<'_> {
         match deed {
             Some(deed) => self.strike(deed, thread, registers),
             None => match self.failing {
-                Some(error) if fails_too(call, looks, error) => refuse(thread, registers, error),
+                Some(error)
+                    if fails_too(call, looks, error) && self.is_on_disk(call, registers) =>
+                {
+                    refuse(thread, registers, error)
+                }
                 _ if request == Some(FITHAW) => AtExit::Stop,
                 _ => AtExit::Nothing,
             },
@@ -323,6 +327,12 @@ impl Tracer<'_> {
                 .file(arguments[0])
                 .is_some_and(|file| file.starts_with(self.dir)),
         }
+    }
+
+    /// Control groups do not fail with the disk.
+    fn is_on_disk(&self, call: &Call, registers: &user_regs_struct) -> bool {
+        let file = (call.name == "write").then(|| self.file(registers.rdi));
+        !file.flatten().is_some_and(|file| file.starts_with("/sys"))
     }
 
     fn word(&self, at: u64) -> u64 {
