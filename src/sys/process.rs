@@ -223,6 +223,18 @@ pub fn ignore_sigio() -> io::Result<()> {
     Ok(())
 }
 
+/// The signals that this process ignores, signal 1 in the lowest bit: proc_pid_status(5), `SigIgn`.
+///
+/// # Errors
+/// `/proc` is not there.
+pub fn ignored_signals() -> io::Result<u64> {
+    let text = fs::read_to_string("/proc/self/status")?;
+    let set = text
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    set.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
+}
+
 /// Sets this process's umask to 022.
 pub fn usual_umask() {
     umask(Mode::from_bits_truncate(0o022));
