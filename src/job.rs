@@ -306,7 +306,7 @@ impl Workplace {
                     attempt = start.attempt,
                     "started"
                 );
-                self.see_through(ctx, running, limits, &stage.path, result)
+                self.see_through(ctx, running, limits, &stage.dir, result)
                     .await;
             }
             Err(reason) => result.reason = Some(reason),

@@ -4,7 +4,6 @@
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::board::Board;
@@ -21,17 +20,16 @@ const MOST: usize = 4096;
 const TEXT: usize = 200;
 
 /// Shows how far the script in this private directory is, until it has ended.
-pub async fn follow(stage: &Path, board: &Board, ended: impl Future<Output = ()>) {
-    // Without it nothing is shown; the script itself needs no more of it.
-    let mut watch = Dir::open(stage).ok().map(|dir| Watch {
-        dir,
+pub async fn follow(stage: &Dir, board: &Board, ended: impl Future<Output = ()>) {
+    let mut watch = Watch {
+        dir: stage,
         seen: None,
         shown: None,
-    });
+    };
     let mut ended = std::pin::pin!(ended);
     loop {
         let over = tokio::time::timeout(EVERY, &mut ended).await.is_ok();
-        if let Some(progress) = watch.as_mut().and_then(Watch::look) {
+        if let Some(progress) = watch.look() {
             board.progress(progress);
         }
         if over {
@@ -40,14 +38,14 @@ pub async fn follow(stage: &Path, board: &Board, ended: impl Future<Output = ()>
     }
 }
 
-struct Watch {
-    dir: Dir,
+struct Watch<'a> {
+    dir: &'a Dir,
     /// The file when it was read last.
     seen: Option<Look>,
     shown: Option<Progress>,
 }
 
-impl Watch {
+impl Watch<'_> {
     /// What is new.
     fn look(&mut self) -> Option<Progress> {
         let progress = self.read().ok().flatten()?;

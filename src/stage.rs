@@ -1,7 +1,8 @@
 //! Staging: the private copy of a script that is run, in a directory of its own. What is copied and what becomes of it is for others.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,8 @@ pub struct Stage {
     pub script: PathBuf,
     /// Of its bytes, in hexadecimal.
     pub sha256: String,
+    /// The private directory, wherever the script has moved it.
+    pub dir: Dir,
 }
 
 /// Copies the script that `source` stands for under the name `name` into a new private directory in `temp_dir`.
@@ -36,15 +39,7 @@ pub struct Stage {
 pub async fn stage(source: &File, name: &OsStr, temp_dir: &Path) -> Result<Stage, String> {
     let failed = |what: &str, err: &io::Error| format!("{what}: {err}");
     let look = Look::at(source).map_err(|err| failed("looking at the script", &err))?;
-    // A script may have removed it.
-    let made = DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(temp_dir);
-    made.map_err(|err| failed("making run.temp_dir anew", &err))?;
-    let room = Dir::open(temp_dir)
-        .and_then(file::room)
-        .map_err(|err| failed("looking at run.temp_dir", &err))?;
+    let room = enter(temp_dir)?;
     if look.size > room.free {
         return Err(format!(
             "too large: the script has {} bytes, and {} has room for {}",
@@ -60,10 +55,11 @@ pub async fn stage(source: &File, name: &OsStr, temp_dir: &Path) -> Result<Stage
         .map_err(|err| failed("making the private directory", &err))?
         .keep();
     match fill(source, look, name, &path).await {
-        Ok(sha256) => Ok(Stage {
+        Ok((dir, sha256)) => Ok(Stage {
             script: path.join(name),
             path,
             sha256,
+            dir,
         }),
         Err(reason) => {
             remove(&path);
@@ -72,13 +68,35 @@ pub async fn stage(source: &File, name: &OsStr, temp_dir: &Path) -> Result<Stage
     }
 }
 
-async fn fill(source: &File, mut look: Look, name: &OsStr, path: &Path) -> Result<String, String> {
+/// How `temp_dir` stands. A script may have removed it: then it is made anew.
+fn enter(temp_dir: &Path) -> Result<file::Room, String> {
+    let opened = match Dir::open(temp_dir) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => {
+            let made = DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(temp_dir);
+            made.map_err(|err| format!("making run.temp_dir anew: {err}"))?;
+            Dir::open(temp_dir)
+        }
+        other => other,
+    };
+    let room = opened.and_then(file::room);
+    room.map_err(|err| format!("looking at run.temp_dir: {err}"))
+}
+
+async fn fill(
+    source: &File,
+    mut look: Look,
+    name: &OsStr,
+    path: &Path,
+) -> Result<(Dir, String), String> {
     let dir = Dir::open(path).map_err(|err| format!("opening the private directory: {err}"))?;
     let copy = dir
         .create(name, 0o700)
         .map_err(|err| format!("making the private copy: {err}"))?;
     for _ in 0..TRIES {
-        let sha256 = copy_and_hash(source, &copy)
+        let sha256 = copy_and_hash(source, &copy, look.size)
             .await
             .map_err(|err| match err.kind() {
                 io::ErrorKind::StorageFull => format!("too large for run.temp_dir: {err}"),
@@ -86,7 +104,7 @@ async fn fill(source: &File, mut look: Look, name: &OsStr, path: &Path) -> Resul
             })?;
         let after = Look::at(source).map_err(|err| format!("looking at the script: {err}"))?;
         if (after.size, after.mtime) == (look.size, look.mtime) {
-            return Ok(sha256);
+            return Ok((dir, sha256));
         }
         look = after;
         copy.set_len(0)
@@ -100,31 +118,38 @@ async fn fill(source: &File, mut look: Look, name: &OsStr, path: &Path) -> Resul
 /// # Errors
 /// It cannot be read.
 pub async fn hash(source: &File) -> io::Result<String> {
-    read_through(source, |_, _| Ok(()))
-        .await
-        .map(|(sha256, _)| sha256)
+    let size = source.metadata()?.len();
+    let (sha256, _) = read_through(source, size, |_, _| Ok(())).await?;
+    Ok(sha256)
 }
 
-/// Copies all of `source`; what is only zeros takes no room in the copy.
-async fn copy_and_hash(source: &File, copy: &File) -> io::Result<String> {
+/// Copies all of `source`, of `size` bytes or so; what is only zeros takes no room in the copy.
+async fn copy_and_hash(source: &File, copy: &File, size: u64) -> io::Result<String> {
+    let written = Cell::new(0);
     let write = |bytes: &[u8], at| {
         if bytes.iter().any(|&byte| byte != 0) {
+            written.set(at + bytes.len() as u64);
             copy.write_all_at(bytes, at)
         } else {
             Ok(())
         }
     };
-    let (sha256, length) = read_through(source, write).await?;
-    copy.set_len(length)?;
+    let (sha256, length) = read_through(source, size, write).await?;
+    if written.get() < length {
+        copy.set_len(length)?;
+    }
     Ok(sha256)
 }
 
 async fn read_through(
     source: &File,
+    size: u64,
     each: impl Fn(&[u8], u64) -> io::Result<()>,
 ) -> io::Result<(String, u64)> {
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; CHUNK];
+    // No more than it takes, and it is read to its end even if it has grown.
+    let chunk = usize::try_from(size).map_or(CHUNK, |size| size.clamp(4096, CHUNK));
+    let mut buffer = vec![0; chunk];
     let mut at = 0;
     loop {
         let count = source.read_at(&mut buffer, at)?;
@@ -165,7 +190,12 @@ pub fn no_room(temp_dir: &Path, size: u64) -> Option<String> {
 impl Stage {
     /// Removes the private directory, whatever the script has left or mounted there, or put in its place.
     pub fn remove(self) {
-        remove(&self.path);
+        // Most scripts leave nothing. Whatever is in the way, a mount above all, is an error here.
+        let script = self.script.file_name().unwrap_or_default();
+        let alone = self.dir.remove_file(script);
+        if alone.and_then(|()| fs::remove_dir(&self.path)).is_err() {
+            remove(&self.path);
+        }
     }
 }
 

@@ -1,7 +1,5 @@
 //! A script whose images may be taken out while it runs. It runs from a private copy, and goes on; but its result tells.
 
-use std::path::Path;
-
 use tracing::error;
 
 use super::Workplace;
@@ -11,6 +9,7 @@ use crate::progress;
 use crate::run::Limits;
 use crate::run::supervise::Running;
 use crate::status::State;
+use crate::sys::dir::Dir;
 
 impl Workplace {
     /// Waits for the script's end, and looks meanwhile and then whether its images are still attached.
@@ -19,7 +18,7 @@ impl Workplace {
         ctx: &Context,
         running: Running,
         limits: Limits,
-        stage: &Path,
+        stage: &Dir,
         result: &mut RunResult,
     ) {
         let run_id = result.run_id.clone();
