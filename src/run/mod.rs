@@ -20,7 +20,7 @@ use crate::capture::Capture;
 use crate::explain::explain;
 use crate::sys::cgroup::{Cgroup, Parent};
 use crate::sys::dir::{Dir, Look};
-use crate::sys::process;
+use crate::sys::process::{self, OomKills};
 use crate::sys::ready;
 use crate::sys::spawn::{self, Child, NotStarted, Program, Step};
 use supervise::Running;
@@ -35,6 +35,8 @@ pub struct Runner {
     nowhere: Rc<File>,
     nothing: File,
     prefix: String,
+    /// The machine's counter, where the groups of scripts have none of their own.
+    ooms: Option<Rc<OomKills>>,
 }
 
 /// Limits and manners of one run.
@@ -98,8 +100,13 @@ impl Runner {
                 "no cgroup v2 is mounted: processes that leave a script's tree are found by their parent instead"
             );
         }
+        let own_counters = match &parent {
+            Some(parent) => parent.enabled("memory").unwrap_or(false),
+            None => false,
+        };
         Ok(Runner {
             parent,
+            ooms: OomKills::open().filter(|_| !own_counters).map(Rc::new),
             nowhere: Rc::new(File::options().write(true).open("/dev/null")?),
             nothing: File::open("/dev/null")?,
             prefix: format!("gvad-{:x}-{:x}-", own.device, own.inode),
@@ -109,8 +116,7 @@ impl Runner {
     /// A group that nobody is in: run numbers begin anew with a new output image, and processes of an earlier run may have been kept.
     fn make_group(&self, parent: &Parent, run: u64) -> io::Result<Cgroup> {
         for serial in 0..64 {
-            let group = parent.make(&format!("{}{run}.{serial}", self.prefix))?;
-            if !group.populated()? {
+            if let Some(group) = parent.make(&format!("{}{run}.{serial}", self.prefix))? {
                 return Ok(group);
             }
         }
@@ -259,7 +265,9 @@ impl Ready {
         {
             warn!("becoming the parent of orphans: {err}");
         }
-        let ooms = oom_kills(self.cgroup.as_ref());
+        // What was killed before it started is not this script.
+        let ooms = runner.ooms.as_ref();
+        let ooms = ooms.and_then(|ooms| Some((Rc::clone(ooms), ooms.count()?)));
         let started = Instant::now();
         let started_at = SystemTime::now();
         let child = match self.spawn(runner) {
@@ -325,11 +333,4 @@ impl Ready {
             Step::Execute => explain(Path::new(OsStr::from_bytes(self.program.as_bytes())), error),
         }
     }
-}
-
-/// How many processes the OOM killer has ended: in the group, or where that is not counted, in the machine.
-fn oom_kills(cgroup: Option<&Cgroup>) -> Option<u64> {
-    cgroup
-        .and_then(Cgroup::oom_kills)
-        .or_else(process::oom_kills)
 }

@@ -1,17 +1,18 @@
 //! Supervising: from a started script to the end of its whole tree of processes, and what it did.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use super::{Limits, oom_kills, remove_group};
+use super::{Limits, remove_group};
 use crate::capture::{Capture, Captured};
 use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::stop::{Cancel, Cancelled, Stop};
 use crate::sys::cgroup::Cgroup;
-use crate::sys::process::{self, End, Reaped};
+use crate::sys::process::{self, End, OomKills, Reaped};
 use crate::sys::spawn::Child;
 
 /// How long the end of a killed tree is waited for. A process in the kernel's hands (a dead disk) may never end.
@@ -27,7 +28,8 @@ pub struct Running {
     pub(super) cgroup: Option<Cgroup>,
     pub(super) started: Instant,
     pub(super) started_at: SystemTime,
-    pub(super) ooms: Option<u64>,
+    /// The machine's counter of what the OOM killer ended, and what it said before.
+    pub(super) ooms: Option<(Rc<OomKills>, u64)>,
 }
 
 /// Why a running script is being ended.
@@ -75,8 +77,8 @@ impl Running {
             both,
         )
         .await;
-        let ooms = oom_kills(self.cgroup.as_ref());
-        let oom = matches!((self.ooms, ooms), (Some(before), Some(after)) if after > before);
+        let killed = why.is_none() && reaped.end == End::Signaled(process::SIGKILL);
+        let oom = killed && self.oom_killed();
         let limited = limited(self.cgroup.as_ref(), limits);
         let (user, system) = self.cpu_time(&reaped);
         result.started_at = Some(timestamp(self.started_at));
@@ -199,6 +201,15 @@ impl Running {
         }
     }
 
+    /// Whether the OOM killer ended a process since it was started: of its group, or where that is not counted, of the machine.
+    fn oom_killed(&self) -> bool {
+        if let Some(count) = self.cgroup.as_ref().and_then(Cgroup::oom_kills) {
+            return count > 0;
+        }
+        let counter = self.ooms.as_ref();
+        counter.is_some_and(|(kills, before)| kills.count().is_some_and(|now| now > *before))
+    }
+
     fn cpu_time(&self, reaped: &Reaped) -> (Duration, Duration) {
         let whole_tree = self
             .cgroup
@@ -267,11 +278,11 @@ fn note_output(result: &mut RunResult, stdout: &Captured, stderr: &Captured) {
 /// Which limits its processes came up against, by the counters of its own control group.
 fn limited(cgroup: Option<&Cgroup>, limits: Limits) -> Option<String> {
     let killed = cgroup
-        .and_then(Cgroup::oom_kills)
-        .filter(|_| limits.memory > 0);
+        .filter(|_| limits.memory > 0)
+        .and_then(Cgroup::oom_kills);
     let refused = cgroup
-        .and_then(Cgroup::refused_forks)
-        .filter(|_| limits.tasks > 0);
+        .filter(|_| limits.tasks > 0)
+        .and_then(Cgroup::refused_forks);
     let memory = killed.filter(|count| *count > 0).map(|count| {
         let limit = crate::units::Size(limits.memory);
         format!("the kernel's OOM killer ended {count} of its processes: they used more than run.memory_max, {limit}")

@@ -2,12 +2,14 @@
 //!
 //! Relies on the kernel's Documentation/admin-guide/cgroup-v2.rst; `cgroup.kill` came with Linux 5.14.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use super::mountinfo;
 #[derive(Debug, Clone)]
 pub struct Parent {
     path: PathBuf,
+    /// A group here was seen to have `cgroup.kill`.
+    kills: Cell<bool>,
 }
 
 /// A group.
@@ -48,7 +52,8 @@ pub fn own() -> io::Result<Option<Parent>> {
     let path = mount
         .path
         .join(relative.strip_prefix("/").unwrap_or(relative));
-    Ok(path.is_dir().then_some(Parent { path }))
+    let kills = Cell::new(false);
+    Ok(path.is_dir().then_some(Parent { path, kills }))
 }
 
 impl Parent {
@@ -100,39 +105,51 @@ impl Parent {
             .iter()
             .filter(|name| ours(name))
             .map(|name| self.path.join(name));
-        paths
-            .map(|path| {
-                Ok(Cgroup {
-                    dir: Dir::open(&path)?,
-                    path,
-                })
-            })
-            .collect()
+        paths.map(Cgroup::open).collect()
     }
 
-    /// Makes the group `name`; an empty one of that name that is there already will do.
+    /// Whether the groups here have this controller.
+    ///
+    /// # Errors
+    /// Those of reading `cgroup.subtree_control`.
+    pub fn enabled(&self, controller: &str) -> io::Result<bool> {
+        let text = fs::read_to_string(self.path.join("cgroup.subtree_control"))?;
+        Ok(text.split_ascii_whitespace().any(|name| name == controller))
+    }
+
+    /// Makes the group `name`, in which nobody is and whose counters begin at 0; `None` if one of that name is there, and somebody is in it.
     ///
     /// # Errors
     /// Those of mkdir(2); `EOPNOTSUPP` where the kernel has no `cgroup.kill`.
-    pub fn make(&self, name: &str) -> io::Result<Cgroup> {
+    pub fn make(&self, name: &str) -> io::Result<Option<Cgroup>> {
         let path = self.path.join(name);
         match fs::create_dir(&path) {
-            Err(err) if err.kind() != io::ErrorKind::AlreadyExists => return Err(err),
-            _ => {}
+            Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
+                let left = Cgroup::open(path.clone())?;
+                if left.populated()? {
+                    return Ok(None);
+                }
+                left.remove()?;
+                fs::create_dir(&path)?;
+            }
+            other => other?,
         }
-        let group = Cgroup {
-            dir: Dir::open(&path)?,
-            path,
-        };
-        if group.path.join("cgroup.kill").exists() {
-            return Ok(group);
+        let group = Cgroup::open(path)?;
+        if !self.kills.get() && !group.path.join("cgroup.kill").exists() {
+            fs::remove_dir(&group.path)?;
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         }
-        fs::remove_dir(&group.path)?;
-        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+        self.kills.set(true);
+        Ok(Some(group))
     }
 }
 
 impl Cgroup {
+    fn open(path: PathBuf) -> io::Result<Cgroup> {
+        let dir = Dir::open(&path)?;
+        Ok(Cgroup { path, dir })
+    }
+
     /// The group at `path`, if it is there.
     ///
     /// # Errors
@@ -147,11 +164,8 @@ impl Cgroup {
         if !inside || !plain {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        match Dir::open(path) {
-            Ok(dir) => Ok(Some(Cgroup {
-                path: path.to_owned(),
-                dir,
-            })),
+        match Cgroup::open(path.to_owned()) {
+            Ok(group) => Ok(Some(group)),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(err) => Err(err),
         }
@@ -174,7 +188,8 @@ impl Cgroup {
     /// # Errors
     /// Those of reading `cgroup.events`.
     pub fn populated(&self) -> io::Result<bool> {
-        Ok(self.number("cgroup.events", "populated")? != Some(0))
+        let [populated] = self.numbers("cgroup.events", ["populated"])?;
+        Ok(populated != Some(0))
     }
 
     /// Sends SIGKILL to every process in it and below, those that are just being forked included.
@@ -198,23 +213,24 @@ impl Cgroup {
     /// # Errors
     /// Those of reading `cpu.stat`.
     pub fn cpu_time(&self) -> io::Result<(Duration, Duration)> {
-        let read = |key| {
-            self.number("cpu.stat", key)
-                .map(|micros| Duration::from_micros(micros.unwrap_or(0)))
-        };
-        Ok((read("user_usec")?, read("system_usec")?))
+        let [user, system] = self
+            .numbers("cpu.stat", ["user_usec", "system_usec"])?
+            .map(|micros| Duration::from_micros(micros.unwrap_or(0)));
+        Ok((user, system))
     }
 
     /// How many of its processes the OOM killer ended; `None` without the memory controller.
     #[must_use]
     pub fn oom_kills(&self) -> Option<u64> {
-        self.number("memory.events", "oom_kill").ok().flatten()
+        let [kills] = self.numbers("memory.events", ["oom_kill"]).ok()?;
+        kills
     }
 
     /// How often one of its processes was refused another process, for `pids.max`; `None` without that controller.
     #[must_use]
     pub fn refused_forks(&self) -> Option<u64> {
-        self.number("pids.events", "max").ok().flatten()
+        let [refused] = self.numbers("pids.events", ["max"]).ok()?;
+        refused
     }
 
     /// Sets a limit, such as `memory.max`.
@@ -225,12 +241,17 @@ impl Cgroup {
         fs::write(self.path.join(file), value.to_string())
     }
 
-    fn number(&self, file: &str, key: &str) -> io::Result<Option<u64>> {
-        let text = fs::read_to_string(self.path.join(file))?;
-        let value = text
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-        Ok(value.and_then(|digits| digits.trim().parse().ok()))
+    /// The numbers behind these keys, in a file of lines of `key number`. One read gives all of such a file, of which the kernel makes less than a page.
+    fn numbers<const N: usize>(&self, file: &str, keys: [&str; N]) -> io::Result<[Option<u64>; N]> {
+        let mut page = [0; 4096];
+        let count = self.dir.open_file(file)?.read_at(&mut page, 0)?;
+        let text = str::from_utf8(page.get(..count).unwrap_or_default()).unwrap_or_default();
+        Ok(keys.map(|key| {
+            let mut values = text.lines();
+            values
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+                .and_then(|digits| digits.trim().parse().ok())
+        }))
     }
 
     /// Removes it and the groups that its processes made in it.

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -266,12 +267,42 @@ pub fn random_uuid() -> io::Result<String> {
         .to_owned())
 }
 
-/// How many processes the OOM killer ended since boot, in the whole machine; `None` where the kernel does not count them.
-#[must_use]
-pub fn oom_kills() -> Option<u64> {
-    let text = fs::read_to_string("/proc/vmstat").ok()?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+/// How many processes the OOM killer ended since boot, in the whole machine.
+#[derive(Debug)]
+pub struct OomKills(fs::File);
+
+impl OomKills {
+    /// Opens the counter; `None` where the kernel does not count them.
+    #[must_use]
+    pub fn open() -> Option<OomKills> {
+        let kills = OomKills(fs::File::open("/proc/vmstat").ok()?);
+        kills.count().map(|_| kills)
+    }
+
+    /// What it says now.
+    #[must_use]
+    pub fn count(&self) -> Option<u64> {
+        let mut buffer = [0; 16 * 1024];
+        let mut have = 0;
+        loop {
+            let count = self.0.read_at(buffer.get_mut(have..)?, have as u64).ok()?;
+            have += count;
+            let whole = buffer.get(..have)?;
+            if let Some(kills) = oom_kills(whole) {
+                return Some(kills);
+            }
+            if count == 0 {
+                return None;
+            }
+        }
+    }
+}
+
+/// The number in a line that is there to its end.
+fn oom_kills(vmstat: &[u8]) -> Option<u64> {
+    let mut lines = vmstat.split_inclusive(|&byte| byte == b'\n');
+    let digits = lines.find_map(|line| line.strip_prefix(b"oom_kill ")?.strip_suffix(b"\n"))?;
+    str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// Waits until the child of `pidfd` has ended, and reaps it. For a child that is known to be ending.
@@ -283,4 +314,22 @@ pub fn reap_blocking(pidfd: &std::os::fd::OwnedFd) -> io::Result<()> {
     use std::os::fd::AsFd;
     waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_of_a_line_that_is_cut_off_is_not_taken() {
+        assert_eq!(oom_kills(b"drop_slab 5\noom_kill 12\nnuma 1\n"), Some(12));
+        assert_eq!(oom_kills(b"drop_slab 5\noom_kill 12"), None);
+        assert_eq!(oom_kills(b"no_oom_kill 7\n"), None);
+    }
+
+    #[test]
+    fn kernel_counts_what_the_oom_killer_ends() {
+        let kills = OomKills::open().unwrap();
+        assert!(kills.count() <= kills.count());
+    }
 }

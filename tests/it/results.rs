@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::harness::{Guest, names, run, sh};
+use crate::harness::{Ended, Guest, names, run, sh};
 
 const FIELDS: [&str; 22] = [
     "schema",
@@ -181,18 +181,14 @@ fn signal_that_ended_it_is_named() {
     }
 }
 
-#[test]
-fn out_of_memory_killer_is_named() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
+/// A drain of 50 MiB; `None` where that cannot be had.
+fn drain_in_little_memory(guest: &Guest) -> Option<Ended> {
     let group = format!("/sys/fs/cgroup/memory/{}", guest.label("oom"));
     if fs::create_dir(&group).is_err() {
-        return crate::harness::skipped("no memory controller to set a limit with");
+        crate::harness::skipped("no memory controller to set a limit with");
+        return None;
     }
     fs::write(format!("{group}/memory.limit_in_bytes"), "50M").unwrap();
-    guest.script("a-greedy", "#!/usr/bin/tail /dev/zero\n");
-    guest.script("b-next", "#!/bin/sh\n");
     let gvad = guest.gvad(&["drain"]);
     let mut shell = Command::new("sh");
     shell
@@ -200,9 +196,22 @@ fn out_of_memory_killer_is_named() {
         .arg(gvad.get_program())
         .args(gvad.get_args());
     let ended = run(&mut shell);
+    fs::remove_dir(&group).unwrap();
+    Some(ended)
+}
+
+#[test]
+fn out_of_memory_killer_is_named() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.script("a-greedy", "#!/usr/bin/tail /dev/zero\n");
+    guest.script("b-next", "#!/bin/sh\n");
+    let Some(ended) = drain_in_little_memory(&guest) else {
+        return;
+    };
     let result = guest.result("a-greedy");
     let next = guest.result("b-next");
-    fs::remove_dir(&group).unwrap();
     assert_eq!(ended.code, Some(1), "{ended}");
     assert_eq!(
         (&result["outcome"], &result["signal"]),
@@ -215,6 +224,24 @@ fn out_of_memory_killer_is_named() {
         "{result}"
     );
     assert_eq!(next["success"], true, "{next}");
+}
+
+#[test]
+fn what_the_out_of_memory_killer_did_before_is_no_scripts_reason() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    // It lives on, and nobody asks; the next one is ended by something else.
+    guest.script("a-parent", "#!/bin/sh\ntail /dev/zero\necho $?\nexit 0\n");
+    guest.script("b-next", "#!/bin/sh\nkill -KILL $$\n");
+    if drain_in_little_memory(&guest).is_none() {
+        return;
+    }
+    let parent = guest.result("a-parent");
+    assert_eq!(guest.run_file(&parent, "stdout"), b"137\n", "{parent}");
+    let next = guest.result("b-next");
+    assert_eq!(next["signal"], "SIGKILL", "{next}");
+    assert!(next["reason"].is_null(), "{next}");
 }
 
 #[test]
