@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use crate::config::{DEV, SYS_CLASS_BLOCK};
+use crate::sys::attached::Attached;
 use crate::sys::blockdev::{self, BlockDevice};
 
 /// Major number of SCSI, SATA and USB drives for discs; the kernel's admin-guide/devices.txt.
@@ -55,6 +56,14 @@ impl Attachment {
             Ok(None) => !sys.is_dir(),
             Err(_) => true,
         }
+    }
+
+    /// What tells without a wait whether it is still attached; `None` where that cannot be had: of a drive for discs, which must be asked, and
+    /// before Linux 5.15.
+    #[must_use]
+    pub fn watched(&self) -> Option<Attached> {
+        let numbered = self.diskseq.filter(|_| self.numbers.0 != OPTICAL)?;
+        Attached::open(Path::new(SYS_CLASS_BLOCK), &self.name, numbered)
     }
 
     /// The disk's serial number.

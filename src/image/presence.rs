@@ -1,39 +1,66 @@
 //! Whether the images in use are still attached. A disk that was taken out leaves a mount behind that looks as before until it is read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Attachment, Image};
+use crate::sys::attached::Attached;
 
 /// A device that takes longer to answer tells nothing.
 const BOUND: Duration = Duration::from_secs(5);
 
 /// The images that are on block devices.
 #[derive(Debug, Clone, Default)]
-pub struct Presence(Vec<(String, Attachment)>);
+pub struct Presence(Vec<Arc<Known>>);
+
+/// One of them.
+#[derive(Debug)]
+struct Known {
+    name: String,
+    attachment: Attachment,
+    watched: Option<Attached>,
+}
 
 impl Presence {
     /// Of these images.
     #[must_use]
     pub fn of(images: &[Image]) -> Presence {
-        let named = |image: &Image| {
+        let known = |image: &Image| {
             let attachment = image.attachment.clone()?;
             let (role, source) = (image.role, &image.source);
             let name = format!("the {role} image {source} on {}", image.device.display());
-            Some((name, attachment))
+            let watched = attachment.watched();
+            Some(Arc::new(Known {
+                name,
+                attachment,
+                watched,
+            }))
         };
-        Presence(images.iter().filter_map(named).collect())
+        Presence(images.iter().filter_map(known).collect())
     }
 
     /// Which of them are gone, as a text for people; `None` if all are there.
     pub async fn missing(&self) -> Option<String> {
-        let all = self.0.clone();
+        let unsure = self.0.iter().filter(|known| !known.is_sure());
+        let unsure: Vec<_> = unsure.cloned().collect();
+        if unsure.is_empty() {
+            return None;
+        }
+        // A drive takes its time to answer.
         let look = tokio::task::spawn_blocking(move || {
-            let gone = all
-                .into_iter()
-                .filter(|(_, attachment)| !attachment.is_there());
-            gone.map(|(name, _)| name).collect::<Vec<_>>()
+            let gone = unsure
+                .iter()
+                .filter(|known| !known.attachment.is_there())
+                .map(|known| known.name.clone());
+            gone.collect::<Vec<_>>()
         });
         let gone = tokio::time::timeout(BOUND, look).await.ok()?.ok()?;
         (!gone.is_empty()).then(|| gone.join(" and "))
+    }
+}
+
+impl Known {
+    fn is_sure(&self) -> bool {
+        self.watched.as_ref().is_some_and(Attached::is_sure)
     }
 }

@@ -152,7 +152,7 @@ pub fn sectors_written(sys_class_block: &Path, name: &OsStr) -> Option<u64> {
 }
 
 /// The directory of the disk `name`, or of the disk that the partition `name` is on.
-fn disk_of(sys_class_block: &Path, name: &OsStr) -> PathBuf {
+pub(super) fn disk_of(sys_class_block: &Path, name: &OsStr) -> PathBuf {
     let mut directory = sys_class_block.join(name);
     if directory.join("partition").exists() {
         directory.push("..");
