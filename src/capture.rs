@@ -15,18 +15,25 @@ const CHUNK: usize = 1 << 20;
 /// So much is taken at most once the script has ended, from whoever still holds the pipe, in bytes.
 const LAST: u64 = 64 << 20;
 
+/// Who prints so much at once gets a larger pipe, in bytes.
+const MUCH: u64 = 32 << 10;
+
 /// One stream of one run.
 #[derive(Debug)]
 pub struct Capture {
     pipe: AsyncFd<OwnedFd>,
     write_end: Option<OwnedFd>,
     sink: Sink,
+    /// Nobody can print any more, and all is taken.
+    ended: bool,
+    /// The pipe has been made large.
+    large: bool,
 }
 
 /// Where the bytes go.
 #[derive(Debug)]
 struct Sink {
-    file: File,
+    file: Rc<File>,
     /// Takes what is over the limit.
     nowhere: Rc<File>,
     limit: u64,
@@ -51,9 +58,9 @@ impl Capture {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn new(file: File, nowhere: Rc<File>, limit: u64) -> io::Result<Capture> {
+    pub fn new(file: Rc<File>, nowhere: Rc<File>, limit: u64) -> io::Result<Capture> {
         let (read, write) = pipe::make()?;
-        let pipe = ready::readable(read)?;
+        let pipe = ready::readable(read).map_err(|(_, err)| err)?;
         let sink = Sink {
             file,
             nowhere,
@@ -66,6 +73,8 @@ impl Capture {
             pipe,
             write_end: Some(write),
             sink,
+            ended: false,
+            large: false,
         })
     }
 
@@ -82,15 +91,23 @@ impl Capture {
 
     /// Moves what comes until the stream ends. May be dropped at any await; nothing is lost by it.
     pub async fn pump(&mut self) {
-        loop {
+        while !self.ended {
             let Ok(mut ready) = self.pipe.readable().await else {
                 return;
             };
             loop {
                 match self.sink.step(self.pipe.get_ref()) {
-                    Moved::Bytes(_) => tokio::task::yield_now().await,
+                    Moved::Bytes(count) => {
+                        if count >= MUCH && !std::mem::replace(&mut self.large, true) {
+                            pipe::enlarge(self.pipe.get_ref());
+                        }
+                        tokio::task::yield_now().await;
+                    }
                     Moved::Nothing => break,
-                    Moved::End => return,
+                    Moved::End => {
+                        self.ended = true;
+                        return;
+                    }
                 }
             }
             ready.clear_ready();
@@ -102,7 +119,10 @@ impl Capture {
     pub fn finish(self) -> Captured {
         let mut sink = self.sink;
         let until = sink.seen.saturating_add(LAST);
-        while sink.seen < until && matches!(sink.step(self.pipe.get_ref()), Moved::Bytes(_)) {}
+        while !self.ended
+            && sink.seen < until
+            && matches!(sink.step(self.pipe.get_ref()), Moved::Bytes(_))
+        {}
         Captured {
             seen: sink.seen,
             truncated: sink.kept < sink.seen,
@@ -151,7 +171,7 @@ mod tests {
         let _guard = runtime.enter();
         let file = tempfile::NamedTempFile::new().unwrap();
         let nowhere = Rc::new(File::options().write(true).open("/dev/null").unwrap());
-        let mut capture = Capture::new(file.reopen().unwrap(), nowhere, limit).unwrap();
+        let mut capture = Capture::new(Rc::new(file.reopen().unwrap()), nowhere, limit).unwrap();
         let mut script = File::from(capture.write_end().unwrap().try_clone_to_owned().unwrap());
         capture.started();
         let parts: Vec<Vec<u8>> = print.iter().map(|part| part.to_vec()).collect();

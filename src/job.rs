@@ -7,6 +7,7 @@ mod taken_out;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
+use std::rc::Rc;
 
 use anyhow::{Context as _, bail};
 use tracing::{error, info, warn};
@@ -330,7 +331,7 @@ impl Workplace {
         let name = start.identity.name.file_name().unwrap_or_default();
         let told = ctx.parameters.variables();
         let environment = environment(config, &self.places, stage, &name, start, told);
-        let files = (prepared.stdout.try_clone()?, prepared.stderr.try_clone()?);
+        let files = (Rc::clone(&prepared.stdout), Rc::clone(&prepared.stderr));
         ctx.runner.ready(
             start.run,
             files,

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::rc::Rc;
 
 use crate::name;
 use crate::outcome::{Outcome, RunResult};
@@ -37,9 +38,9 @@ pub struct Prepared {
     /// Name of the run.
     pub run_id: String,
     /// Takes what the script prints.
-    pub stdout: File,
+    pub stdout: Rc<File>,
     /// Takes what the script prints.
-    pub stderr: File,
+    pub stderr: Rc<File>,
     dir: Dir,
     result: File,
 }
@@ -88,8 +89,8 @@ impl OutputDir {
         match files() {
             Ok((stdout, stderr, result)) => Ok(Prepared {
                 run_id,
-                stdout,
-                stderr,
+                stdout: Rc::new(stdout),
+                stderr: Rc::new(stderr),
                 dir,
                 result,
             }),
@@ -176,7 +177,7 @@ impl OutputDir {
             for (name, file) in files {
                 let anew = prepared.dir.create(OsStr::new(name), 0o644)?;
                 io::copy(&mut ReadFrom { file, at: 0 }, &mut &anew)?;
-                *file = anew;
+                *file = Rc::new(anew);
             }
             prepared.result = prepared.dir.create(OsStr::new(UNFINISHED), 0o644)?;
             return self.root.sync().map_err(not_synced);
@@ -226,8 +227,8 @@ impl OutputDir {
         let (stdout, stderr, result) = (open(STDOUT)?, open(STDERR)?, open(UNFINISHED)?);
         Ok(Prepared {
             run_id: run_id.to_string_lossy().into_owned(),
-            stdout,
-            stderr,
+            stdout: Rc::new(stdout),
+            stderr: Rc::new(stderr),
             dir,
             result,
         })
@@ -237,8 +238,8 @@ impl OutputDir {
         let nothing = || File::open("/dev/null");
         let mut prepared = Prepared {
             run_id: result.run_id.clone(),
-            stdout: nothing()?,
-            stderr: nothing()?,
+            stdout: Rc::new(nothing()?),
+            stderr: Rc::new(nothing()?),
             dir: self.gvad.try_clone()?,
             result: nothing()?,
         };

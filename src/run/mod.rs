@@ -143,7 +143,7 @@ impl Runner {
     pub fn ready(
         &self,
         run: u64,
-        files: (File, File),
+        files: (Rc<File>, Rc<File>),
         limits: Limits,
         script: &Path,
         directory: &Path,
@@ -278,15 +278,16 @@ impl Ready {
                 return Err(reason);
             }
         };
-        let exit = match child.pidfd.try_clone().and_then(ready::readable) {
+        let Child { pid, pidfd } = child;
+        let exit = match ready::readable(pidfd) {
             Ok(exit) => exit,
-            Err(err) => {
+            Err((pidfd, err)) => {
                 // It runs but cannot be waited for: the only safe thing is to end it and say so.
                 if let Some(cgroup) = &self.cgroup {
                     let _ = cgroup.kill();
                 }
-                let _ = process::kill_group(child.pid);
-                let _ = process::reap_blocking(&child.pidfd);
+                let _ = process::kill_group(pid);
+                let _ = process::reap_blocking(&pidfd);
                 remove_group(self.cgroup);
                 return Err(format!("watching the process: {err}; it was ended at once"));
             }
@@ -294,7 +295,7 @@ impl Ready {
         self.stdout.started();
         self.stderr.started();
         Ok(Running {
-            child,
+            pid,
             exit,
             stdout: self.stdout,
             stderr: self.stderr,

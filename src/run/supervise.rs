@@ -13,7 +13,6 @@ use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::stop::{Cancel, Cancelled, Stop};
 use crate::sys::cgroup::Cgroup;
 use crate::sys::process::{self, End, OomKills, Reaped};
-use crate::sys::spawn::Child;
 
 /// How long the end of a killed tree is waited for. A process in the kernel's hands (a dead disk) may never end.
 const TREE_END: Duration = Duration::from_secs(10);
@@ -21,7 +20,7 @@ const TREE_END: Duration = Duration::from_secs(10);
 /// A script that runs.
 #[derive(Debug)]
 pub struct Running {
-    pub(super) child: Child,
+    pub(super) pid: i32,
     pub(super) exit: AsyncFd<OwnedFd>,
     pub(super) stdout: Capture,
     pub(super) stderr: Capture,
@@ -44,7 +43,7 @@ impl Running {
     /// Process id of the script.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.child.pid
+        self.pid
     }
 
     /// When it was started.
@@ -110,7 +109,7 @@ impl Running {
         mut cancelled: Cancelled,
     ) -> (Reaped, Option<Why>, Option<tokio::time::Instant>) {
         let Running {
-            child,
+            pid,
             exit,
             stdout,
             stderr,
@@ -137,22 +136,22 @@ impl Running {
                     Ok(Some(reaped)) => return (reaped, why, deadline.filter(|_| why.is_some())),
                     Ok(None) => {}
                     Err(err) => {
-                        warn!("waiting for process {}: {err}", child.pid);
+                        warn!("waiting for process {}: {err}", *pid);
                         return (Reaped::unknown(), why, None);
                     }
                 },
                 asked = asked_to_end(stop, &mut cancelled), if why.is_none() => {
                     why = Some(asked);
-                    deadline = ask_to_end(child.pid, cgroup.as_ref(), limits.grace);
+                    deadline = ask_to_end(*pid, cgroup.as_ref(), limits.grace);
                 }
                 () = alarm => {
                     if why.is_none() {
                         why = Some(Why::Timeout);
-                        deadline = ask_to_end(child.pid, cgroup.as_ref(), limits.grace);
+                        deadline = ask_to_end(*pid, cgroup.as_ref(), limits.grace);
                     } else if !killed {
                         killed = true;
                         deadline = None;
-                        let _ = process::kill_group(child.pid); // gone is fine, and nothing else can go wrong
+                        let _ = process::kill_group(*pid); // gone is fine, and nothing else can go wrong
                         let _ = process::kill_one(exit.get_ref().as_fd()); // it may have made a group of its own
                     }
                 }

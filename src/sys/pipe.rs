@@ -8,16 +8,18 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
-/// A new pipe: the end to read from, which never blocks, and the end to write to. Neither is inherited.
+/// A new pipe: the end to read from, which [`transfer`] never waits for, and the end to write to. Neither is inherited.
 ///
 /// # Errors
 /// Those of pipe(2).
 pub fn make() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    // Fewer turns for a script that prints much; the limit of an unprivileged user is no error.
-    let _ = fcntl(&read, FcntlArg::F_SETPIPE_SZ(256 * 1024));
-    Ok((read, write))
+    Ok(pipe2(OFlag::O_CLOEXEC)?)
+}
+
+/// Makes room for more in a pipe: fewer turns for who prints much.
+pub fn enlarge(pipe: &OwnedFd) {
+    // The limit of an unprivileged user is no error.
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(256 * 1024));
 }
 
 /// What one turn at the pipe moved.
@@ -31,7 +33,7 @@ pub enum Moved {
     End,
 }
 
-/// Moves at most `limit` bytes from the pipe to `to`, at `offset` if that is given.
+/// Moves at most `limit` bytes from the pipe to `to`, at `offset` if that is given. An empty pipe is not waited for.
 ///
 /// # Errors
 /// What writing to `to` gave; the bytes are still in the pipe then.

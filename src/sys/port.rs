@@ -66,7 +66,7 @@ impl Port {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let wanted = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         epoll.add(&file, EpollEvent::new(wanted, 0))?;
-        let changes = ready::readable(epoll.0.try_clone()?)?;
+        let changes = ready::readable(epoll.0.try_clone()?).map_err(|(_, err)| err)?;
         Ok(Port {
             file,
             epoll,
