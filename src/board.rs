@@ -93,12 +93,19 @@ impl Board {
     /// Changes what is on it, and lets everybody see.
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.0.status.borrow_mut());
+        // Scripts may follow one another quickly: that is told no more often than it is written.
+        if self.state_now() != State::Running {
+            self.tell_systemd();
+        }
+        self.0.changed.notify_one();
+    }
+
+    fn tell_systemd(&self) {
         let line = self.0.status.borrow().line();
         if *self.0.line.borrow() != line {
             systemd::status(&line);
             self.0.line.replace(line);
         }
-        self.0.changed.notify_one();
     }
 
     /// The state and what keeps gvad from going on.
@@ -332,10 +339,11 @@ impl Board {
         self.0.changed.notify_one();
     }
 
-    /// Writes `status.json` at each change.
+    /// Writes `status.json` at each change, and tells systemd what runs.
     pub async fn keep_written(self) {
         loop {
             self.0.changed.notified().await;
+            self.tell_systemd();
             self.write();
             tokio::time::sleep(WRITE_PAUSE).await;
         }
