@@ -321,7 +321,8 @@ fn default_disposition(signal: libc::c_int) {
     };
 }
 
-/// A daemon is protected from the OOM killer; its scripts are not. Without `/proc` there is nothing to do.
+/// A daemon is protected from the OOM killer; its scripts are not. Without `/proc` there is nothing to do. The score belongs to all who share a memory,
+/// but for a child of `CLONE_VFORK`, which has its own.
 #[expect(unsafe_code, reason = "raw system calls in the child")]
 fn usual_oom_score() {
     // SAFETY: a string that ends in NUL.

@@ -1,3 +1,5 @@
+//! What starting a program leaves in this process, and what it tells.
+
 use super::*;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -51,4 +53,14 @@ fn threads_that_start_programs_at_once_do_not_hurt_one_another() {
         }
     };
     std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(many))));
+}
+
+/// The kernel gives one score to all who share a memory, and this child does.
+#[test]
+fn score_for_the_oom_killer_is_the_childs_own() {
+    let score = "/proc/self/oom_score_adj";
+    std::fs::write(score, "321").unwrap();
+    let child = start(c"/bin/true", c"/").unwrap();
+    super::super::process::reap_blocking(&child.pidfd).unwrap();
+    assert_eq!(std::fs::read_to_string(score).unwrap(), "321\n");
 }
