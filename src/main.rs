@@ -37,7 +37,7 @@ fn complain(text: &str) -> ExitCode {
     // One line, whatever names the text quotes.
     let line: String = text
         .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if gvad::name::deceives(c) { ' ' } else { c })
         .collect();
     // Nobody may be listening; the exit status says it too.
     let _ = writeln!(io::stderr(), "gvad: {line}");

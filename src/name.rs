@@ -46,11 +46,20 @@ impl ScriptName {
     }
 }
 
-/// For people: control characters are escaped, so that a name cannot write lines of its own into a log or a table.
+/// Whether a character does something else than to be seen: it moves a terminal's cursor, makes a line, turns the direction of
+/// reading, or is not visible at all.
+#[must_use]
+pub fn deceives(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{feff}')
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+}
+
+/// For people: what deceives is escaped, so that a name cannot write lines of its own into a log or a table, or look like another.
 impl fmt::Display for ScriptName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.script.chars() {
-            if c.is_control() {
+            if deceives(c) {
                 write!(f, "{}", c.escape_default())?
             } else {
                 f.write_char(c)?
@@ -158,6 +167,10 @@ mod tests {
         assert_eq!(
             shown(OsStr::from_bytes(b"a\n\x1b[31mb")),
             "a\\n\\u{1b}[31mb"
+        );
+        assert_eq!(
+            shown("ü\u{202e}hs.\u{2028}".as_ref()),
+            "ü\\u{202e}hs.\\u{2028}"
         );
     }
 }

@@ -95,7 +95,7 @@ fn parse(line: &[u8]) -> Option<Progress> {
         .trim()
         .chars()
         .take(TEXT)
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if crate::name::deceives(c) { ' ' } else { c })
         .collect();
     (0.0..=1.0).contains(&fraction).then(|| Progress {
         // No "-0".

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use tracing::warn;
 
 use super::{Carried, Session, refusal};
-use crate::claim::{ScriptBin, Settling, open_claims, open_script_bin};
+use crate::claim::{CLAIMS, ScriptBin, Settling, open_claims, open_script_bin};
 use crate::context::Context;
 use crate::image::{Image, Presence, Role};
 use crate::job::Workplace;
@@ -103,7 +103,7 @@ async fn open_all<'a>(
     let ledger = open_ledger(&output)?;
     let claims = match open_claims(&dir, ledger.id(), writable) {
         Ok(claims) => claims,
-        Err(err) => return Ok(Opening::Refused(refusal(&err, path))),
+        Err(err) => return Ok(Opening::Refused(refusal(&err, &path.join(CLAIMS)))),
     };
     let mut work = Workplace {
         script_bin: script_bin(application, dir, claims),

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tracing::warn;
 
 use super::{SETTLE_EVERY, Session};
-use crate::claim::{open_claims, open_script_bin};
+use crate::claim::{CLAIMS, open_claims, open_script_bin};
 use crate::job::JobEnd;
 use crate::name::ScriptName;
 use crate::scan::{Listing, scan};
@@ -142,13 +142,16 @@ impl Session<'_> {
         let script_bin = &config.application.script_bin;
         let writable =
             self.writable && !self.work.went_read_only && !file::room(&self.root)?.read_only;
-        let opened = open_script_bin(&self.root, script_bin, writable).and_then(|dir| {
-            let claims = open_claims(&dir, self.work.ledger.id(), writable)?;
-            Ok((dir, claims))
-        });
+        let opened = open_script_bin(&self.root, script_bin, writable)
+            .map_err(|err| (err, script_bin.clone()))
+            .and_then(|dir| {
+                let claims = open_claims(&dir, self.work.ledger.id(), writable)
+                    .map_err(|err| (err, script_bin.join(CLAIMS)))?;
+                Ok((dir, claims))
+            });
         let (dir, claims) = match opened {
             Ok(opened) => opened,
-            Err(err) => {
+            Err((err, at)) => {
                 if err.raw_os_error() == Some(EXDEV) && !self.own_images.is_empty() {
                     let path = self.work.places.application.join(script_bin);
                     warn!(
@@ -157,7 +160,7 @@ impl Session<'_> {
                     );
                     mount::unmount_below(&path).context("unmounting what hides script-bin")?;
                 }
-                return Ok(Err(refusal(&err, script_bin)));
+                return Ok(Err(refusal(&err, &at)));
             }
         };
         let inode = Look::at(&dir)?.inode;
@@ -176,7 +179,7 @@ impl Session<'_> {
     }
 }
 
-/// Why script-bin is not used.
+/// Why script-bin, or the directory for claims in it, is not used.
 pub(super) fn refusal(err: &io::Error, script_bin: &Path) -> String {
     let shown = script_bin.display();
     match err.raw_os_error() {
@@ -185,7 +188,7 @@ pub(super) fn refusal(err: &io::Error, script_bin: &Path) -> String {
         }
         Some(EXDEV) => format!("something is mounted over {shown}"),
         Some(ENOTDIR) => format!("{shown} is not a directory"),
-        _ => format!("opening {shown}, and the claims in it: {err}"),
+        _ => format!("opening {shown}: {err}"),
     }
 }
 

@@ -112,21 +112,6 @@ fn junk_in_script_bin_does_not_stop_the_rest() {
 }
 
 #[test]
-fn script_that_drops_itself_again_is_a_new_run_each_time() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    let body = "#!/bin/sh\necho $GVA_RUN_ID >> \"$WITNESS\"\n[ $(wc -l < \"$WITNESS\") -ge 4 ] && exit\n\
-                cp \"$0\" \"$GVA_APPLICATION/script-bin/.again\"\nmv \"$GVA_APPLICATION/script-bin/.again\" \"$GVA_APPLICATION/script-bin/a\"\n";
-    guest.script("a", body);
-    guest.script("b", TELL);
-    guest.drain_ok();
-    assert_eq!(guest.witness(), ["000001-a", "b", "000003-a", "000004-a"]);
-    assert_eq!(guest.waiting(), Vec::<String>::new());
-    guest.assert_clean();
-}
-
-#[test]
 fn script_that_deletes_the_records_does_not_stop_the_rest_or_run_twice() {
     let Some(guest) = Guest::with_output_image() else {
         return;
@@ -225,24 +210,6 @@ fn script_that_opens_script_bin_to_all_ends_the_running_of_scripts() {
     guest.drain();
     assert_eq!(guest.witness(), Vec::<String>::new());
     assert_eq!(guest.waiting(), ["b"]);
-}
-
-#[test]
-fn script_that_kills_gvad_is_interrupted() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.script(
-        "a",
-        "#!/bin/sh\necho a >> \"$WITNESS\"\nkill -9 $PPID\nsleep 1000\n",
-    );
-    guest.script("b", TELL);
-    let ended = guest.drain();
-    assert_eq!(ended.signal, Some(libc::SIGKILL), "{ended}");
-    assert_eq!(guest.drain().code, Some(1));
-    assert_eq!(guest.witness(), ["a", "b"]);
-    assert_eq!(guest.result("a")["outcome"], "interrupted");
-    guest.assert_clean();
 }
 
 #[test]

@@ -27,9 +27,9 @@ pub(crate) fn line(text: &str) {
     let _ = writeln!(io::stderr(), "{}", one_line(text));
 }
 
-/// The text without what moves a terminal's cursor.
+/// The text without what moves a terminal's cursor or deceives the eye.
 pub(crate) fn one_line(text: &str) -> String {
-    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    let clean = |c: char| if gvad::name::deceives(c) { ' ' } else { c };
     text.chars().map(clean).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -69,6 +70,28 @@ impl Guest {
             .collect()
     }
 
+    /// The control groups of this guest's runs that are there.
+    fn cgroups(&self) -> Vec<String> {
+        let Ok(state) = fs::metadata(self.path("state")) else {
+            return Vec::new();
+        };
+        let prefix = format!("gvad-{:x}-{:x}-", state.dev(), state.ino());
+        let (mut open, mut found) = (vec![PathBuf::from("/sys/fs/cgroup")], Vec::new());
+        while let Some(dir) = open.pop() {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                found.extend(Some(name.clone()).filter(|name| name.starts_with(&prefix)));
+                open.extend(
+                    entry
+                        .file_type()
+                        .is_ok_and(|t| t.is_dir())
+                        .then(|| entry.path()),
+                );
+            }
+        }
+        found
+    }
+
     /// Nothing of gvad is left in the guest: no mount, loop device, process, claim, private directory.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
@@ -89,6 +112,11 @@ impl Guest {
             .filter(|n| n.starts_with("run-"))
             .collect();
         assert_eq!(stages, Vec::<String>::new(), "private directories are left");
+        assert_eq!(
+            self.cgroups(),
+            Vec::<String>::new(),
+            "control groups are left"
+        );
     }
 
     /// The files under `script-bin/.gvad`.

@@ -243,10 +243,11 @@ impl Guest {
         Daemon::start(self, self.gvad(&[]))
     }
 
-    /// Looks at, or changes, the application from outside; not while gvad runs on an image.
+    /// Looks at, or changes, the application from outside; where it is still mounted (a killed gvad left it so), there.
     pub(crate) fn inside<T>(&self, act: impl FnOnce(&Path) -> T) -> T {
         match &*self.application.borrow() {
             Place::Directory(path) => act(path),
+            Place::Image(_) if self.is_mounted(&self.path("mnt/application")) => act(&self.live()),
             Place::Image(image) => image.inside(&self.path("edit"), act),
         }
     }
@@ -300,9 +301,6 @@ impl Guest {
 
     /// The names in script-bin that are no business of gvad's own.
     pub(crate) fn waiting(&self) -> Vec<String> {
-        if self.is_mounted(&self.path("mnt/application")) {
-            return names(&self.live().join("script-bin"));
-        }
         self.inside(|root| names(&root.join("script-bin")))
     }
 
