@@ -2,7 +2,7 @@
 
 /// What an error in a call stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Class {
+pub enum Class {
     /// Changes a file or a directory, or makes it durable: the disk may refuse.
     Change,
     /// Opens for writing only if its flags say so; else it only looks.
@@ -15,12 +15,12 @@ pub(crate) enum Class {
 
 /// One kind of call.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Call {
-    pub(crate) number: i64,
-    pub(crate) name: &'static str,
-    pub(crate) class: Class,
+pub struct Call {
+    pub number: i64,
+    pub name: &'static str,
+    pub class: Class,
     /// Which argument is a descriptor that must stand for a file (not a pipe, an event, a socket) for the call to count.
-    pub(crate) file: Option<usize>,
+    pub file: Option<usize>,
 }
 
 const fn call(number: i64, name: &'static str, class: Class, file: Option<usize>) -> Call {
@@ -101,11 +101,11 @@ const CALLS: &[Call] = &[
 ];
 
 /// The call with this number, if it counts.
-pub(crate) fn by_number(number: i64) -> Option<&'static Call> {
+pub fn by_number(number: i64) -> Option<&'static Call> {
     CALLS.iter().find(|call| call.number == number)
 }
 
 /// The call with this name.
-pub(crate) fn by_name(name: &str) -> Option<&'static Call> {
+pub fn by_name(name: &str) -> Option<&'static Call> {
     CALLS.iter().find(|call| call.name == name)
 }

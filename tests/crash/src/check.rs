@@ -17,15 +17,15 @@ const LONGEST_LOG: usize = 64 * 1024;
 
 /// What was done to gvad, and so how much may be wrong for a while.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Damage {
+pub struct Damage {
     /// So many scripts may be `interrupted`.
-    pub(crate) crashes: usize,
+    pub crashes: usize,
     /// System calls failed: a script may not have been started for it, or be passed over until the next start.
-    pub(crate) errors: bool,
+    pub errors: bool,
 }
 
 /// Looks at what gvad left when it was struck, before anybody recovers it.
-pub(crate) fn struck(guest: &Guest, traced: &Traced, log: &str, damage: Damage) -> Vec<String> {
+pub fn struck(guest: &Guest, traced: &Traced, log: &str, damage: Damage) -> Vec<String> {
     let mut wrong = Vec::new();
     about_log(log, &mut wrong);
     if traced.timed_out {
@@ -71,7 +71,7 @@ pub(crate) fn struck(guest: &Guest, traced: &Traced, log: &str, damage: Damage) 
 }
 
 /// Looks at what a start and a drain made of it, and gives what a further one must not change.
-pub(crate) fn recovered(
+pub fn recovered(
     guest: &Guest,
     ended: &Ended,
     damage: Damage,
@@ -117,12 +117,7 @@ pub(crate) fn recovered(
 }
 
 /// Looks whether a further start changed anything.
-pub(crate) fn unchanged(
-    guest: &Guest,
-    ended: &Ended,
-    before: &Snapshot,
-    told: &[String],
-) -> Vec<String> {
+pub fn unchanged(guest: &Guest, ended: &Ended, before: &Snapshot, told: &[String]) -> Vec<String> {
     let mut wrong = Vec::new();
     if ended.code != Some(0) {
         wrong.push(format!(
@@ -168,7 +163,7 @@ fn last_line(log: &str) -> &str {
 }
 
 /// How often a script told that it runs.
-pub(crate) fn count(witness: &[String], id: &str) -> usize {
+pub fn count(witness: &[String], id: &str) -> usize {
     witness.iter().filter(|line| *line == id).count()
 }
 

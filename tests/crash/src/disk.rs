@@ -11,24 +11,24 @@ use serde_json::Value;
 
 /// One result.
 #[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) script: OsString,
-    pub(crate) json: Value,
-    pub(crate) dir: PathBuf,
+pub struct Found {
+    pub script: OsString,
+    pub json: Value,
+    pub dir: PathBuf,
 }
 
 impl Found {
-    pub(crate) fn outcome(&self) -> &str {
+    pub fn outcome(&self) -> &str {
         self.json["outcome"].as_str().unwrap_or("")
     }
 
-    pub(crate) fn attempt(&self) -> u64 {
+    pub fn attempt(&self) -> u64 {
         self.json["attempt"].as_u64().unwrap_or(0)
     }
 }
 
 /// The names in a directory, sorted; none if there is no such directory.
-pub(crate) fn names(dir: &Path) -> Vec<OsString> {
+pub fn names(dir: &Path) -> Vec<OsString> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
     names.sort();
@@ -36,13 +36,13 @@ pub(crate) fn names(dir: &Path) -> Vec<OsString> {
 }
 
 /// Whether a name in the output's `gvad` is that of a run directory.
-pub(crate) fn is_run(name: &OsStr) -> bool {
+pub fn is_run(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
     bytes.len() > 7 && bytes[..6].iter().all(u8::is_ascii_digit) && bytes[6] == b'-'
 }
 
 /// Every result, in the order of the runs. One that is torn is told in `wrong`.
-pub(crate) fn results(output: &Path, wrong: &mut Vec<String>) -> Vec<Found> {
+pub fn results(output: &Path, wrong: &mut Vec<String>) -> Vec<Found> {
     let gvad = output.join("gvad");
     let mut found = Vec::new();
     for run in names(&gvad).into_iter().filter(|name| is_run(name)) {
@@ -63,7 +63,7 @@ pub(crate) fn results(output: &Path, wrong: &mut Vec<String>) -> Vec<Found> {
 }
 
 /// The exact name of a script, in a result or in the identity of a start mark.
-pub(crate) fn script_name(json: &Value) -> OsString {
+pub fn script_name(json: &Value) -> OsString {
     let Some(hex) = json["script_hex"].as_str() else {
         return json["script"].as_str().unwrap_or("").into();
     };
@@ -75,7 +75,7 @@ pub(crate) fn script_name(json: &Value) -> OsString {
 }
 
 /// The whole lines of the ledger up to the first that is torn; the last may be, by a crash.
-pub(crate) fn ledger(output: &Path, wrong: &mut Vec<String>) -> Vec<Value> {
+pub fn ledger(output: &Path, wrong: &mut Vec<String>) -> Vec<Value> {
     let Ok(bytes) = fs::read(output.join("gvad/ledger")) else {
         return Vec::new();
     };
@@ -104,12 +104,12 @@ fn line_of(line: &[u8]) -> Option<Value> {
 }
 
 /// Everything under a directory that a further start must not change.
-pub(crate) type Snapshot = BTreeMap<PathBuf, Look>;
+pub type Snapshot = BTreeMap<PathBuf, Look>;
 /// Mode, inode, time of change and bytes.
-pub(crate) type Look = (u32, u64, i64, Vec<u8>);
+pub type Look = (u32, u64, i64, Vec<u8>);
 
 /// Of the run directories and script-bin.
-pub(crate) fn snapshot(dir: &Path, into: &mut Snapshot) {
+pub fn snapshot(dir: &Path, into: &mut Snapshot) {
     for name in names(dir) {
         let path = dir.join(&name);
         let Ok(look) = path.symlink_metadata() else {

@@ -20,7 +20,7 @@ use crate::watchdog::Watchdog;
 
 /// What the application and the output are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Layout {
+pub enum Layout {
     /// Directories, used in place.
     Tree,
     /// Two ext4 images.
@@ -31,22 +31,22 @@ pub(crate) enum Layout {
 
 /// What all guests have in common.
 #[derive(Debug)]
-pub(crate) struct Ground {
+pub struct Ground {
     /// A tmpfs.
-    pub(crate) base: PathBuf,
-    pub(crate) gvad: PathBuf,
+    pub base: PathBuf,
+    pub gvad: PathBuf,
     /// The mount namespace with that tmpfs.
     namespace: File,
 }
 
 /// What a guest is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Kind {
-    pub(crate) layout: Layout,
+pub struct Kind {
+    pub layout: Layout,
     /// `on_interrupted = "rerun"`.
-    pub(crate) rerun: bool,
+    pub rerun: bool,
     /// The daemon, which comes to rest; else a drain.
-    pub(crate) daemon: bool,
+    pub daemon: bool,
 }
 
 impl Kind {
@@ -58,25 +58,25 @@ impl Kind {
 
 /// One guest; it is gone when this is.
 #[derive(Debug)]
-pub(crate) struct Guest {
-    pub(crate) kind: Kind,
-    pub(crate) scripts: Vec<Script>,
-    pub(crate) dir: PathBuf,
+pub struct Guest {
+    pub kind: Kind,
+    pub scripts: Vec<Script>,
+    pub dir: PathBuf,
     gvad: PathBuf,
     keep: bool,
 }
 
 /// How a gvad ended that was not traced.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) code: Option<i32>,
-    pub(crate) timed_out: bool,
-    pub(crate) log: String,
+pub struct Ended {
+    pub code: Option<i32>,
+    pub timed_out: bool,
+    pub log: String,
 }
 
 impl Ground {
     /// Makes a mount namespace with a tmpfs at `base` in it.
-    pub(crate) fn new(base: &Path, gvad: &Path) -> anyhow::Result<Self> {
+    pub fn new(base: &Path, gvad: &Path) -> anyhow::Result<Self> {
         unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
@@ -97,7 +97,7 @@ impl Ground {
     }
 
     /// Takes the tmpfs away with everything in it.
-    pub(crate) fn end(self) -> anyhow::Result<()> {
+    pub fn end(self) -> anyhow::Result<()> {
         unshare(CloneFlags::CLONE_FS)?;
         setns(&self.namespace, CloneFlags::CLONE_NEWNS)?;
         umount2(&self.base, MntFlags::MNT_DETACH).context("unmounting the tmpfs")
@@ -112,7 +112,7 @@ impl Ground {
     }
 
     /// Makes the images that guests get copies of.
-    pub(crate) fn make_templates(&self) -> anyhow::Result<()> {
+    pub fn make_templates(&self) -> anyhow::Result<()> {
         for (image, size, scripts) in [
             ("app.img", "8M", Some(scripts::all(false))),
             ("app-repeatable.img", "8M", Some(scripts::all(true))),
@@ -131,7 +131,7 @@ impl Ground {
     }
 
     /// A new guest, in a new namespace of the calling thread.
-    pub(crate) fn guest(&self, name: &str, kind: Kind, keep: bool) -> anyhow::Result<Guest> {
+    pub fn guest(&self, name: &str, kind: Kind, keep: bool) -> anyhow::Result<Guest> {
         self.fresh_namespace()?;
         let guest = Guest {
             kind,
@@ -217,7 +217,7 @@ wait = "0s"
     }
 
     /// A gvad that is traced.
-    pub(crate) fn traced(
+    pub fn traced(
         &self,
         log: &str,
         plan: Option<&Plan>,
@@ -232,7 +232,7 @@ wait = "0s"
     }
 
     /// A drain that nothing is done to.
-    pub(crate) fn drain(&self, log: &str, watchdog: &Watchdog) -> anyhow::Result<Ended> {
+    pub fn drain(&self, log: &str, watchdog: &Watchdog) -> anyhow::Result<Ended> {
         let mut child = self.command(log, false)?.spawn()?;
         let watched = watchdog.watch(Pid::from_raw(i32::try_from(child.id())?));
         let status = child.wait()?;
@@ -243,19 +243,19 @@ wait = "0s"
         })
     }
 
-    pub(crate) fn log(&self, log: &str) -> String {
+    pub fn log(&self, log: &str) -> String {
         let bytes = fs::read(self.dir.join(log)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// What scripts told, line by line.
-    pub(crate) fn witness(&self) -> Vec<String> {
+    pub fn witness(&self) -> Vec<String> {
         let told = fs::read_to_string(self.dir.join("witness")).unwrap_or_default();
         told.lines().map(str::to_owned).collect()
     }
 
     /// The application and the output as they lie there, in use or not.
-    pub(crate) fn look<T>(
+    pub fn look<T>(
         &self,
         act: impl FnOnce(&Path, &Path) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
@@ -298,7 +298,7 @@ wait = "0s"
     }
 
     /// What is mounted in this guest.
-    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
+    pub fn mounts(&self) -> Vec<PathBuf> {
         let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
         let points = mounts
             .lines()
@@ -309,7 +309,7 @@ wait = "0s"
     }
 
     /// The loop devices on this guest's images.
-    pub(crate) fn loops(&self) -> Vec<PathBuf> {
+    pub fn loops(&self) -> Vec<PathBuf> {
         let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
         let ours = devices.filter(|device| {
             let backing = fs::read_to_string(device.path().join("loop/backing_file"));
@@ -319,7 +319,7 @@ wait = "0s"
     }
 
     /// The kernel detaches a loop device in its own time.
-    pub(crate) fn wait_for_detached(&self) -> anyhow::Result<()> {
+    pub fn wait_for_detached(&self) -> anyhow::Result<()> {
         for _ in 0..400 {
             if self.loops().is_empty() || !self.mounts().is_empty() {
                 return Ok(());
@@ -330,7 +330,7 @@ wait = "0s"
     }
 
     /// The beginning of the names of this guest's control groups.
-    pub(crate) fn group_prefix(&self) -> String {
+    pub fn group_prefix(&self) -> String {
         fs::metadata(self.dir.join("state")).map_or_else(
             |_| "gvad-".to_owned(),
             |state| format!("gvad-{:x}-{:x}-", state.dev(), state.ino()),
@@ -362,7 +362,7 @@ fn unmount(place: &Path) -> anyhow::Result<()> {
 }
 
 /// Runs a tool that must succeed.
-pub(crate) fn tool(command: &mut Command) -> anyhow::Result<()> {
+pub fn tool(command: &mut Command) -> anyhow::Result<()> {
     let output = command.output().with_context(|| format!("{command:?}"))?;
     if !output.status.success() {
         bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -14,7 +14,7 @@ use crate::left;
 use crate::scripts::{FOREIGN, Script};
 
 /// I4, of one result.
-pub(crate) fn about_result(
+pub fn about_result(
     guest: &Guest,
     witness: &[String],
     found: &Found,
@@ -77,7 +77,7 @@ pub(crate) fn about_result(
 }
 
 /// I1, I2, I5: how often each was started, and how many results it has.
-pub(crate) fn about_numbers(
+pub fn about_numbers(
     guest: &Guest,
     witness: &[String],
     results: &[Found],
@@ -160,7 +160,7 @@ pub(crate) fn about_numbers(
 }
 
 /// I6: nothing is left in the machine.
-pub(crate) fn about_machine(guest: &Guest, wrong: &mut Vec<String>) {
+pub fn about_machine(guest: &Guest, wrong: &mut Vec<String>) {
     if left::group_parent().is_some() {
         let groups = left::groups(&guest.group_prefix());
         if !groups.is_empty() {
@@ -188,7 +188,7 @@ pub(crate) fn about_machine(guest: &Guest, wrong: &mut Vec<String>) {
 }
 
 /// I6, I9: in the output there is nothing but whole runs, the ledger and the status.
-pub(crate) fn about_output(out: &Path, wrong: &mut Vec<String>) {
+pub fn about_output(out: &Path, wrong: &mut Vec<String>) {
     let gvad = out.join("gvad");
     for name in disk::names(&gvad) {
         if disk::is_run(&name) {
@@ -209,7 +209,7 @@ pub(crate) fn about_output(out: &Path, wrong: &mut Vec<String>) {
 }
 
 /// I6, I10: no claims, and what is no script is as it was.
-pub(crate) fn about_script_bin(guest: &Guest, app: &Path, wrong: &mut Vec<String>) {
+pub fn about_script_bin(guest: &Guest, app: &Path, wrong: &mut Vec<String>) {
     let bin = app.join("script-bin");
     let claims = bin.join(".gvad");
     let claimed: Vec<_> = disk::names(&claims)
@@ -242,7 +242,7 @@ pub(crate) fn about_script_bin(guest: &Guest, app: &Path, wrong: &mut Vec<String
 }
 
 /// I8: the scripts that lay there from the beginning start in the order of their names.
-pub(crate) fn about_order(guest: &Guest, witness: &[String], wrong: &mut Vec<String>) {
+pub fn about_order(guest: &Guest, witness: &[String], wrong: &mut Vec<String>) {
     let first = guest
         .scripts
         .iter()
@@ -254,7 +254,7 @@ pub(crate) fn about_order(guest: &Guest, witness: &[String], wrong: &mut Vec<Str
 }
 
 /// I9: file systems are whole.
-pub(crate) fn about_file_systems(guest: &Guest, wrong: &mut Vec<String>) {
+pub fn about_file_systems(guest: &Guest, wrong: &mut Vec<String>) {
     let images: &[&str] = match guest.kind.layout {
         Layout::Tree => &[],
         Layout::Images => &["app.img", "out.img"],

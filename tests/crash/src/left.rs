@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Processes of the scripts of the guest in `dir`: they carry its witness in their environment.
-pub(crate) fn processes(dir: &Path) -> Vec<Pid> {
+pub fn processes(dir: &Path) -> Vec<Pid> {
     let mut mark = b"WITNESS=".to_vec();
     mark.extend_from_slice(dir.as_os_str().as_bytes());
     mark.push(b'/');
@@ -24,14 +24,14 @@ pub(crate) fn processes(dir: &Path) -> Vec<Pid> {
 }
 
 /// Ends them, so that one failed point does not disturb the next.
-pub(crate) fn end_processes(dir: &Path) {
+pub fn end_processes(dir: &Path) {
     for pid in processes(dir) {
         let _ = kill(pid, Signal::SIGKILL);
     }
 }
 
 /// Where gvad makes its control groups: in the group that this process is in.
-pub(crate) fn group_parent() -> Option<PathBuf> {
+pub fn group_parent() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let mut mounts = mounts.lines().map(|line| line.split(' '));
     let point = mounts.find_map(|mut fields| {
@@ -45,7 +45,7 @@ pub(crate) fn group_parent() -> Option<PathBuf> {
 }
 
 /// The control groups whose names begin with `prefix`.
-pub(crate) fn groups(prefix: &str) -> Vec<String> {
+pub fn groups(prefix: &str) -> Vec<String> {
     let Some(parent) = group_parent() else {
         return Vec::new();
     };

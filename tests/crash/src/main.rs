@@ -1,15 +1,6 @@
 //! Strikes gvad at its system calls, one after the other, and looks for broken promises on the disk. See README.md beside this.
 
-mod calls;
-mod check;
-mod disk;
-mod guest;
-mod invariants;
-mod left;
 mod points;
-mod scripts;
-mod trace;
-mod watchdog;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,11 +13,12 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use clap::Parser;
 
-use check::Damage;
-use guest::Ground;
+use gvad_crash_tests::check::{self, Damage};
+use gvad_crash_tests::guest::{self, Ground};
+use gvad_crash_tests::left;
+use gvad_crash_tests::trace::{self, Counted, Deed, Plan};
+use gvad_crash_tests::watchdog::Watchdog;
 use points::{Base, Group, Point};
-use trace::{Counted, Deed, Plan};
-use watchdog::Watchdog;
 
 /// Strikes gvad at its system calls, one after the other.
 #[derive(Debug, Parser)]

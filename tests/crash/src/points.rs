@@ -4,9 +4,9 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, anyhow};
 
-use crate::calls::{self, Class};
-use crate::guest::{Kind, Layout};
-use crate::trace::{Counted, Deed, Plan};
+use gvad_crash_tests::calls::{self, Class};
+use gvad_crash_tests::guest::{Kind, Layout};
+use gvad_crash_tests::trace::{Counted, Deed, Plan};
 
 /// What is tried together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

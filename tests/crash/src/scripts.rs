@@ -12,23 +12,23 @@ use nix::sys::stat::Mode;
 
 /// One script that is handed over.
 #[derive(Debug, Clone)]
-pub(crate) struct Script {
-    pub(crate) name: OsString,
+pub struct Script {
+    pub name: OsString,
     /// What it tells when it starts.
-    pub(crate) id: &'static str,
+    pub id: &'static str,
     body: Vec<u8>,
     /// How it ends; `None`: it cannot be started.
-    pub(crate) exit_code: Option<i32>,
-    pub(crate) stdout: Vec<u8>,
-    pub(crate) stderr: Vec<u8>,
+    pub exit_code: Option<i32>,
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
     /// The script that hands it over; `None`: it is there from the beginning.
-    pub(crate) dropped_by: Option<&'static str>,
+    pub dropped_by: Option<&'static str>,
 }
 
 /// The name of the script that hands over another of its own name.
-pub(crate) const AGAIN: &str = "04-again";
+pub const AGAIN: &str = "04-again";
 /// Files in script-bin that are nobody's scripts and must stay as they are.
-pub(crate) const FOREIGN: [&str; 4] = ["00-fifo", "00-link", "00-dir", "notes.txt"];
+pub const FOREIGN: [&str; 4] = ["00-fifo", "00-link", "00-dir", "notes.txt"];
 
 fn script(name: impl Into<OsString>, id: &'static str, rest: &str) -> Script {
     Script {
@@ -51,7 +51,7 @@ fn drop_script(id: &str, name: &str, body: &str) -> String {
 }
 
 /// All of them. With `repeatable` only those that may run twice and still mean the same.
-pub(crate) fn all(repeatable: bool) -> Vec<Script> {
+pub fn all(repeatable: bool) -> Vec<Script> {
     let mut scripts = vec![
         printing(),
         Script {
@@ -171,7 +171,7 @@ fn dropping() -> Vec<Script> {
 }
 
 /// Puts the scripts that are there from the beginning into `script_bin`, and what is none beside them.
-pub(crate) fn hand_over(scripts: &[Script], script_bin: &Path) -> anyhow::Result<()> {
+pub fn hand_over(scripts: &[Script], script_bin: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(script_bin)?;
     for script in scripts.iter().filter(|one| one.dropped_by.is_none()) {
         let mut options = OpenOptions::new();

@@ -21,7 +21,7 @@ use crate::watchdog::Watchdog;
 
 /// What is done at a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Deed {
+pub enum Deed {
     /// gvad is killed, and the call is not made.
     KillBefore,
     /// gvad is killed when the call has been made.
@@ -38,35 +38,35 @@ pub(crate) enum Deed {
 
 /// Where something is done, and what: at the `nth` counted call of that name.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
-    pub(crate) call: &'static str,
-    pub(crate) nth: u32,
-    pub(crate) deed: Deed,
+pub struct Plan {
+    pub call: &'static str,
+    pub nth: u32,
+    pub deed: Deed,
 }
 
 /// In place of a call's name: any that changes something; `nth` counts all of these together.
-pub(crate) const ANY: &str = "any";
+pub const ANY: &str = "any";
 
 /// One counted call.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Counted {
-    pub(crate) call: &'static Call,
+pub struct Counted {
+    pub call: &'static Call,
     /// It only looks.
-    pub(crate) looks: bool,
+    pub looks: bool,
     /// Bytes to be written, by calls that can be cut.
-    pub(crate) length: u64,
-    pub(crate) nth: u32,
+    pub length: u64,
+    pub nth: u32,
     /// The image file systems were frozen before it.
-    pub(crate) at_rest: bool,
+    pub at_rest: bool,
 }
 
 /// How it went.
 #[derive(Debug, Default)]
-pub(crate) struct Traced {
-    pub(crate) calls: Vec<Counted>,
-    pub(crate) hit: bool,
-    pub(crate) code: Option<i32>,
-    pub(crate) timed_out: bool,
+pub struct Traced {
+    pub calls: Vec<Counted>,
+    pub hit: bool,
+    pub code: Option<i32>,
+    pub timed_out: bool,
 }
 
 const FIFREEZE: u64 = 0xc004_5877;
@@ -97,7 +97,7 @@ enum AtExit {
 }
 
 /// Runs `command` to its end. A daemon is asked to stop when it has come to rest.
-pub(crate) fn run(
+pub fn run(
     mut command: Command,
     dir: &Path,
     plan: Option<&Plan>,

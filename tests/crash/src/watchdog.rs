@@ -15,14 +15,14 @@ type Watch = (Pid, Instant, Arc<AtomicBool>);
 
 /// Watches one process at a time.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Watchdog(Arc<Mutex<Option<Watch>>>);
+pub struct Watchdog(Arc<Mutex<Option<Watch>>>);
 
 /// While this is there, the process is watched.
-pub(crate) struct Watched<'a>(&'a Watchdog, Arc<AtomicBool>);
+pub struct Watched<'a>(&'a Watchdog, Arc<AtomicBool>);
 
 impl Watchdog {
     /// With a thread of its own.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let watchdog = Self::default();
         let watch = watchdog.clone();
         thread::spawn(move || {
@@ -40,7 +40,7 @@ impl Watchdog {
         watchdog
     }
 
-    pub(crate) fn watch(&self, pid: Pid) -> Watched<'_> {
+    pub fn watch(&self, pid: Pid) -> Watched<'_> {
         let timed_out = Arc::new(AtomicBool::new(false));
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *held = Some((pid, Instant::now(), Arc::clone(&timed_out)));
@@ -49,7 +49,7 @@ impl Watchdog {
 }
 
 impl Watched<'_> {
-    pub(crate) fn timed_out(&self) -> bool {
+    pub fn timed_out(&self) -> bool {
         self.1.load(Ordering::Relaxed)
     }
 }
