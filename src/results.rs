@@ -73,7 +73,7 @@ fn runs_in(gvad: &Dir, directory: &Path, before: &str) -> anyhow::Result<Vec<Ent
     runs.sort_unstable();
     runs.into_iter()
         .map(|(_, name)| {
-            let run_id = format!("{before}{}", name.to_string_lossy());
+            let run_id = format!("{before}{}", shown(&name));
             let result = record::result_of(gvad, &name)
                 .with_context(|| format!("reading the result of {run_id}"))?;
             Ok(Entry { run_id, result })
@@ -151,18 +151,20 @@ pub fn write_table(entries: &[Entry], out: &mut impl Write) -> anyhow::Result<()
     Ok(())
 }
 
+/// A script is root and may have written its result itself: nothing in it reaches a terminal as it is.
 fn row(run_id: &str, result: &RunResult) -> Vec<String> {
+    let plain = |text: &str| shown(text.as_ref());
     let truncated =
         |bytes: u64, cut: bool| format!("{}{}", size(bytes), if cut { " (cut)" } else { "" });
     vec![
         run_id.to_owned(),
         result.outcome.to_string(),
-        result.detail(),
-        result.started_at.clone().unwrap_or_default(),
+        plain(&result.detail()),
+        plain(result.started_at.as_deref().unwrap_or_default()),
         result.duration_ms.map(duration).unwrap_or_default(),
         truncated(result.stdout_bytes, result.stdout_truncated),
         truncated(result.stderr_bytes, result.stderr_truncated),
-        result.reason.clone().unwrap_or_default(),
+        plain(result.reason.as_deref().unwrap_or_default()),
     ]
 }
 
@@ -180,5 +182,44 @@ fn size(bytes: u64) -> String {
             format!("{}.{} {unit}", bytes / factor, bytes % factor * 10 / factor)
         }
         None => format!("{bytes} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::ScriptName;
+    use crate::outcome::Outcome;
+
+    #[test]
+    fn no_result_can_break_a_line_of_the_table_or_speak_to_the_terminal() {
+        let evil = "a\n000002-b  exited\x1b[2J\r";
+        let result = RunResult {
+            signal: Some(evil.to_owned()),
+            started_at: Some(evil.to_owned()),
+            ..RunResult::unseen(
+                evil.to_owned(),
+                ScriptName::of("a".as_ref()),
+                Outcome::Signaled,
+                evil.to_owned(),
+            )
+        };
+        let output = tempfile::tempdir().unwrap();
+        let run = output.path().join("gvad").join("000001-a\n\x1b[2J");
+        std::fs::create_dir_all(&run).unwrap();
+        let json = serde_json::to_vec(&result).unwrap();
+        std::fs::write(run.join("result.json"), json).unwrap();
+        let mut table = Vec::new();
+        write_table(&read(output.path()).unwrap(), &mut table).unwrap();
+        let table = String::from_utf8(table).unwrap();
+        assert_eq!(table.lines().count(), 4, "{table}");
+        assert!(
+            !table.replace('\n', "").contains(char::is_control),
+            "{table:?}"
+        );
+        assert!(
+            table.contains("a\\n000002-b  exited\\u{1b}[2J\\r"),
+            "{table}"
+        );
     }
 }

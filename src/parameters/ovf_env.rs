@@ -70,7 +70,8 @@ pub fn parse(bytes: &[u8]) -> anyhow::Result<Found> {
         let event = reader.read_event();
         let done = event
             .map_err(anyhow::Error::from)
-            .and_then(|event| document.take(&reader, &event));
+            .and_then(|event| document.take(&reader, &event))
+            .map_err(without_quotes);
         let line = || {
             let read = usize::try_from(reader.buffer_position()).unwrap_or(0);
             let before = text.as_bytes().iter().take(read);
@@ -80,6 +81,17 @@ pub fn parse(bytes: &[u8]) -> anyhow::Result<Found> {
         if done.with_context(line)? {
             return Ok(document.found);
         }
+    }
+}
+
+/// What the library says may quote elements, and where one was cut off, what follows it: lines, and values that are secrets.
+fn without_quotes(err: anyhow::Error) -> anyhow::Error {
+    match err.downcast_ref::<quick_xml::Error>() {
+        Some(quick_xml::Error::Syntax(err)) => anyhow!("{err}"),
+        Some(quick_xml::Error::IllFormed(_)) => anyhow!("an element or a reference is not closed"),
+        Some(quick_xml::Error::Namespace(_)) => anyhow!("a namespace is declared wrongly"),
+        Some(_) => anyhow!("it is no well-formed XML"),
+        None => err,
     }
 }
 

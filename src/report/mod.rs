@@ -5,7 +5,7 @@ pub mod desk;
 pub mod event;
 pub mod port;
 pub mod queue;
-mod request;
+pub mod request;
 
 use std::rc::Rc;
 use std::time::Duration;

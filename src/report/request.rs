@@ -7,7 +7,7 @@ use super::queue::LONGEST_LINE;
 
 /// What came in and is not a whole line yet.
 #[derive(Debug, Default)]
-pub(super) struct Input {
+pub struct Input {
     line: Vec<u8>,
     /// The line is too long; its rest is passed over.
     too_long: bool,
@@ -15,16 +15,16 @@ pub(super) struct Input {
 
 /// A line that is no request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refused {
+pub struct Refused {
     /// Its `id`, if that could be seen.
-    pub(super) id: Option<String>,
+    pub id: Option<String>,
     /// Why, for people.
-    pub(super) message: String,
+    pub message: String,
 }
 
 impl Input {
     /// What these bytes bring to an end.
-    pub(super) fn take(&mut self, mut bytes: &[u8]) -> Vec<Result<Request, Refused>> {
+    pub fn take(&mut self, mut bytes: &[u8]) -> Vec<Result<Request, Refused>> {
         let mut found = Vec::new();
         while let Some(end) = bytes.iter().position(|&byte| byte == b'\n') {
             let (head, rest) = bytes.split_at(end);
@@ -38,7 +38,7 @@ impl Input {
     }
 
     /// The other side is gone, and the rest of its line with it.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         *self = Input::default();
     }
 

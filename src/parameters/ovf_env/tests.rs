@@ -178,3 +178,21 @@ fn only_utf8_is_read() {
     let latin = [text.as_bytes(), b"<!-- \xe9 -->"].concat();
     assert!(refusal(latin).contains("not UTF-8"));
 }
+
+#[test]
+fn nothing_of_a_broken_document_is_quoted() {
+    let property = "<Property oe:key='a' oe:value='secret'/>";
+    for broken in [
+        section("</Property").replace("</PropertySection>", property),
+        section(&format!("<a></a\n{property}></b\n{property}>")),
+        section("<a xmlns:xml='secret\n'/>"),
+        format!("<?xml secret{}='1'?>", "\n".repeat(500)),
+        format!("<?xml version='secret'?>{}", section("")),
+        section("&secret"),
+        section("<!-- secret"),
+        section("<Property oe:key='secret\n oe:value=secret>"),
+    ] {
+        let told = refusal(&broken);
+        assert!(!told.contains("secret"), "{broken}: {told}");
+    }
+}
