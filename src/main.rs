@@ -33,12 +33,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// A complaint is cut off here, in characters: a configuration may quote a megabyte.
+const LONGEST_COMPLAINT: usize = 2000;
+
 fn complain(text: &str) -> ExitCode {
     // One line, whatever names the text quotes.
-    let line: String = text
+    let mut line: String = text
         .chars()
+        .take(LONGEST_COMPLAINT)
         .map(|c| if gvad::name::deceives(c) { ' ' } else { c })
         .collect();
+    if text.chars().nth(LONGEST_COMPLAINT).is_some() {
+        line.push('…');
+    }
     // Nobody may be listening; the exit status says it too.
     let _ = writeln!(io::stderr(), "gvad: {line}");
     ExitCode::from(FAILED)

@@ -32,3 +32,14 @@ pub(super) fn line_of(text: &str, key: &str) -> Option<usize> {
     let (found, _) = inner.iter().find(|(found, _)| found.get_ref() == name)?;
     Some(line_at(text, found.span().start))
 }
+
+/// The first key at the top whose value is a list, and its line.
+pub(super) fn list_in_place_of_a_section(text: &str) -> Option<(String, usize)> {
+    let table = DeTable::parse(text).ok()?;
+    let mut lists = table
+        .get_ref()
+        .iter()
+        .filter(|(_, value)| matches!(value.get_ref(), DeValue::Array(_)))
+        .map(|(key, _)| (key.get_ref().to_string(), line_at(text, key.span().start)));
+    lists.next()
+}

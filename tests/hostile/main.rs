@@ -17,5 +17,6 @@ mod harness;
 #[macro_use]
 mod frame;
 
+mod configuration;
 mod names;
 mod running;

@@ -16,31 +16,6 @@ fn check(guest: &Guest, text: &str) -> Ended {
     gvad(&["check", "--config", &guest.text("gvad.toml")])
 }
 
-/// A text that must be refused, with one line that names the file, the line and the word.
-#[track_caller]
-fn assert_refused(guest: &Guest, text: &str, line: usize, word: &str) {
-    let ended = check(guest, text);
-    assert_eq!(ended.code, Some(2), "{text:?}: {ended}");
-    assert_eq!(ended.stdout, "");
-    let said: Vec<_> = ended
-        .stderr
-        .lines()
-        .filter(|l| !l.trim().is_empty())
-        .collect();
-    assert_eq!(said.len(), 1, "one line: {ended}");
-    let place = [format!("gvad.toml:{line}:"), format!("line {line}")];
-    let short = [format!("line {line}0"), format!("line {line}1")];
-    assert!(
-        place.iter().any(|p| said[0].contains(p)),
-        "{text:?} names line {line}: {ended}"
-    );
-    assert!(!short.iter().any(|p| said[0].contains(p)), "{ended}");
-    assert!(
-        said[0].contains(&guest.text("gvad.toml")) && said[0].contains(word),
-        "{text:?} names {word}: {ended}"
-    );
-}
-
 const DEFAULTS: &str = r#"
 [application]
 source = "LABEL=gva-app"
@@ -125,99 +100,6 @@ fn what_check_prints_is_a_configuration_that_says_the_same() {
         printed["application"]["source"].as_str(),
         Some("/srv/a b.img")
     );
-}
-
-#[test]
-fn unknown_keys_and_sections_are_errors() {
-    let Some(guest) = Guest::in_directory() else {
-        return;
-    };
-    assert_refused(
-        &guest,
-        "[run]\ntimeout = \"1s\"\ntime_out = \"1s\"\n",
-        3,
-        "time_out",
-    );
-    assert_refused(&guest, "\n\n[running]\n", 3, "running");
-    assert_refused(&guest, "timeout = \"1s\"\n", 1, "timeout");
-    assert_refused(&guest, "[output]\nread_only = true\n", 2, "read_only");
-    assert_refused(&guest, "[data]\nscript_bin = \"x\"\n", 2, "script_bin");
-}
-
-#[test]
-fn wrong_values_name_file_line_and_key() {
-    let Some(guest) = Guest::in_directory() else {
-        return;
-    };
-    let cases = [
-        ("run", "timeout = \"soon\""),
-        ("run", "timeout = \"-1s\""),
-        ("run", "timeout = 5"),
-        ("run", "timeout = \"5\""),
-        ("run", "stop_grace = \"\""),
-        ("run", "output_limit = \"many\""),
-        ("run", "output_limit = \"-1MiB\""),
-        ("run", "leftovers = \"spare\""),
-        ("run", "on_interrupted = \"retry\""),
-        ("run", "max_attempts = 0"),
-        ("run", "memory_max = 64"),
-        ("run", "memory_max = \"some\""),
-        ("run", "tasks_max = -1"),
-        ("run", "cpu_weight = 10001"),
-        ("run", "max_attempts = -1"),
-        ("run", "max_attempts = \"3\""),
-        ("run", "working_directory = \"/tmp\""),
-        ("run", "temp_dir = \"relative\""),
-        ("application", "source = \"\""),
-        ("application", "source = \"LABEL=\""),
-        ("application", "source = \"relative/app.img\""),
-        ("application", "source = \"COLOUR=red\""),
-        ("application", "mount_point = \"relative\""),
-        ("application", "read_only = \"yes\""),
-        ("application", "script_bin = \"../x\""),
-        ("application", "script_bin = \"/x\""),
-        ("application", "script_bin = \"\""),
-        ("application", "wait = \"never\""),
-        ("data", "required = 1"),
-        ("data", "wait = \"x\""),
-        ("output", "source = 3"),
-        ("output", "source = \"LABEL=gva-out*\""),
-        ("data", "source = \"PARTLABEL=d[0-9]\""),
-        ("watch", "poll_interval = \"fast\""),
-        ("watch", "poll_interval = \"0s\""),
-        ("lifecycle", "when_drained = \"reboot\""),
-        ("environment", "A = 3"),
-        ("environment", "\"A=B\" = \"x\""),
-        ("environment", "\"\" = \"x\""),
-        ("environment", "A = \"x\\u0000y\""),
-    ];
-    for (section, pair) in cases {
-        let key = pair.split(" = ").next().unwrap().trim_matches('"');
-        assert_refused(
-            &guest,
-            &format!("# a comment\n[{section}]\n\n{pair}\n"),
-            4,
-            key,
-        );
-    }
-}
-
-#[test]
-fn what_is_no_toml_names_file_and_line() {
-    let Some(guest) = Guest::in_directory() else {
-        return;
-    };
-    assert_refused(&guest, "[run]\ntimeout = \n", 2, "gvad.toml");
-    assert_refused(
-        &guest,
-        "[run]\ntimeout = \"1s\"\ntimeout = \"2s\"\n",
-        3,
-        "timeout",
-    );
-    fs::write(guest.path("gvad.toml"), b"[run]\n# \xff\n").unwrap();
-    let ended = gvad(&["check", "--config", &guest.text("gvad.toml")]);
-    assert_eq!(ended.code, Some(2));
-    assert!(ended.stderr.contains("gvad.toml"), "{ended}");
 }
 
 #[test]
