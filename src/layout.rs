@@ -61,19 +61,16 @@ impl Layout {
         let mut since = Instant::now();
         let register = Register::new(&config.run.temp_dir, &ctx.boot_id);
         for role in [Role::Application, Role::Data, Role::Output] {
-            let wanted = wanted(ctx, role, &queue.probed);
+            let mut wanted = wanted(ctx, role, &queue.probed);
             // Data and output are waited for from the moment at which the application is there, side by side.
             if wanted.role == Role::Data {
                 since = Instant::now();
             }
             if wanted.role != Role::Application && wanted.source == config.application.source {
-                bail!(
-                    "{}.source {} is the application image already: leave it out, and the directory {}/ on that image is used",
-                    wanted.role,
-                    wanted.source,
-                    wanted.role
-                );
+                return Err(wanted.is_taken(Role::Application));
             }
+            let on = |image: &Image| Some((image.role, image.attachment.clone()?));
+            wanted.taken = self.images.iter().filter_map(on).collect();
             let waited = if wanted.role == Role::Application {
                 wait_for_application(ctx, &wanted, queue).await?
             } else {
@@ -382,5 +379,6 @@ pub fn wanted(ctx: &Context, role: Role, probed: &Probed) -> Wanted {
         read_only,
         register: Register::new(&config.run.temp_dir, &ctx.boot_id),
         probed: probed.clone(),
+        taken: Vec::new(),
     }
 }

@@ -71,6 +71,8 @@ pub struct Wanted {
     pub register: Register,
     /// What is known of the devices.
     pub probed: Probed,
+    /// What the other images are on.
+    pub taken: Vec<(Role, Attachment)>,
 }
 
 /// An image in use.
@@ -97,6 +99,17 @@ pub struct Image {
     /// gvad mounted it; so many mounts were at its place before.
     mounted_over: Option<usize>,
     register: Register,
+}
+
+impl Wanted {
+    /// The complaint that its source names what is the image with the role `other` too: one file system cannot be both.
+    #[must_use]
+    pub fn is_taken(&self, other: Role) -> anyhow::Error {
+        let Wanted { role, source, .. } = self;
+        anyhow!(
+            "{role}.source {source} is the {other} image already: leave it out, and the directory {role}/ on the application image is used"
+        )
+    }
 }
 
 fn naming(wanted: &Wanted) -> String {

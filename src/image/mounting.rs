@@ -141,6 +141,10 @@ pub(super) fn device(wanted: &Wanted, device: &Path, file: Option<&Path>) -> any
     // Looked up before it is mounted: should it be exchanged meanwhile, this is no more what is attached.
     let attachment = Attachment::numbered(blockdev::numbers(opened.metadata()?.rdev()));
     drop(opened);
+    let taken = |(_, other): &&(Role, Attachment)| attachment.as_ref() == Some(other);
+    if let Some((other, _)) = wanted.taken.iter().find(taken) {
+        return Err(wanted.is_taken(*other));
+    }
     let source = device
         .to_str()
         .ok_or_else(|| anyhow!("{shown} has a name that is no text"))?;
@@ -187,6 +191,9 @@ fn at_mount_point(
                 explain_mount(fstype, &err)
             )
         })?;
+    // A kernel may find that it can only be read (the feature "read-only" of ext4), and mount it so without a word.
+    let room = Dir::open(&target).and_then(room);
+    let read_only = read_only || room.is_ok_and(|room| room.read_only);
     info!(role = %wanted.role, source = wanted.source, device = source, fstype, read_only, at = %target.display(), "mounted");
     Ok(Image {
         role: wanted.role,

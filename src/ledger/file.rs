@@ -21,10 +21,7 @@ const LARGEST: u64 = 1 << 30;
 pub(super) fn replace(dir: &Dir, mut bytes: Vec<u8>) -> io::Result<(File, u64)> {
     // Zeros that are written, not merely reserved: only blocks that have been written can be overwritten without the journal.
     bytes.resize((bytes.len() * 2).next_multiple_of(STEP), 0);
-    match dir.remove_file(OsStr::new(NEW_NAME)) {
-        Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
-        _ => {}
-    }
+    remove_unfinished(dir)?;
     let file = dir.create(OsStr::new(NEW_NAME), 0o600)?;
     let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all());
     if let Err(err) = written {
@@ -35,6 +32,23 @@ pub(super) fn replace(dir: &Dir, mut bytes: Vec<u8>) -> io::Result<(File, u64)> 
     dir.rename(OsStr::new(NEW_NAME), dir, OsStr::new(NAME))?;
     dir.sync()?;
     Ok((file, bytes.len() as u64))
+}
+
+/// Removes what a crash left of a new ledger. A directory in its place, which somebody else made, gets another name.
+pub(super) fn remove_unfinished(dir: &Dir) -> io::Result<()> {
+    let name = OsStr::new(NEW_NAME);
+    match dir.remove_file(name) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(err) if err.kind() == io::ErrorKind::IsADirectory => {
+            let free = (1_u32..).map(|number| format!("{NEW_NAME}.bad-{number}"));
+            free.map(|other| dir.rename_noreplace(name, dir, OsStr::new(&other)))
+                .find(
+                    |done| !matches!(done, Err(err) if err.kind() == io::ErrorKind::AlreadyExists),
+                )
+                .unwrap_or(Ok(()))
+        }
+        other => other,
+    }
 }
 
 pub(super) fn read_all(file: &File) -> io::Result<Vec<u8>> {

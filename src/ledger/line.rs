@@ -1,5 +1,7 @@
 //! The lines of the ledger, and the file as bytes: pure, so that any bytes whatever can be tried on it.
 
+use std::ffi::OsStr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::name::ScriptName;
@@ -210,6 +212,27 @@ fn decode(bytes: &[u8]) -> Option<Line> {
     (crc32fast::hash(json) == sum)
         .then(|| serde_json::from_slice(json).ok())
         .flatten()
+        .filter(is_sound)
+}
+
+/// Whether the names in it are such as gvad gives: an image comes from elsewhere, and with `/` in a name its ledger would lead out of it.
+fn is_sound(line: &Line) -> bool {
+    match line {
+        Line::Ledger { id, .. } => {
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+            (1..=64).contains(&id.len()) && id.bytes().all(plain)
+        }
+        Line::Start(start) => {
+            let name = start.identity.name.file_name();
+            is_name(start.run_id.as_ref()) && name.is_some_and(|name| is_name(&name))
+        }
+        Line::End { .. } | Line::Ran { .. } | Line::Lost { .. } | Line::Settled { .. } => true,
+    }
+}
+
+fn is_name(name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    !matches!(bytes, b"" | b"." | b"..") && !bytes.contains(&b'/') && !bytes.contains(&0)
 }
 
 /// What a ledger file says.

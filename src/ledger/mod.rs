@@ -54,12 +54,7 @@ impl Ledger {
     /// # Errors
     /// The output image cannot be read or written.
     pub fn open(dir: Dir, last_run: u64) -> anyhow::Result<Opened> {
-        match dir.remove_file(OsStr::new(NEW_NAME)) {
-            Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                return Err(err).context("removing an unfinished ledger");
-            }
-            _ => {}
-        }
+        file::remove_unfinished(&dir).context("removing an unfinished ledger")?;
         if file::is_odd(&dir).context("looking at the ledger")? {
             let aside = file::set_aside(&dir)?;
             let ledger = Ledger::make(dir, last_run, HashMap::new())?;

@@ -5,6 +5,7 @@ mod claims;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::path::Path;
 
 use anyhow::Context;
 use tracing::warn;
@@ -87,6 +88,14 @@ impl Recovery<'_> {
         let open = self.ledger.unfinished.iter();
         for start in open.filter(|start| start.boot_id == self.boot_id) {
             let Some(path) = &start.cgroup else { continue };
+            // The image comes from elsewhere: what it names must be a group such as gvad makes.
+            if !is_group_of_a_run(path.as_ref()) {
+                warn!(
+                    "run {} names {path:?} as its control group: left alone",
+                    start.run_id
+                );
+                continue;
+            }
             match Cgroup::find(path.as_ref()) {
                 Ok(Some(group)) => end_group(group).await,
                 Ok(None) => {}
@@ -253,4 +262,9 @@ impl Recovery<'_> {
                 .with_context(|| format!("removing the unused run directory {}", shown(run_id))),
         }
     }
+}
+
+fn is_group_of_a_run(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b"gvad-")
 }

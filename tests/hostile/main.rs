@@ -18,5 +18,8 @@ mod harness;
 mod frame;
 
 mod configuration;
+mod images;
+mod mounts;
 mod names;
 mod running;
+mod storage;

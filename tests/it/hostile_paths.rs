@@ -112,25 +112,6 @@ fn waiting_script_that_is_swapped_for_a_link_does_not_run() {
 }
 
 #[test]
-fn output_that_leads_elsewhere_is_not_followed() {
-    for place in ["output", "output/gvad", "output/gvad/000001-a"] {
-        let Some(guest) = Guest::on_image() else {
-            return;
-        };
-        let dir = precious(&guest);
-        guest.script("a", TELL);
-        guest.inside(|root| {
-            let link = root.join(place);
-            fs::create_dir_all(link.parent().unwrap()).unwrap();
-            std::os::unix::fs::symlink(&dir, link).unwrap();
-        });
-        let ended = guest.drain();
-        assert_intact(&dir);
-        assert!(matches!(ended.code, Some(0 | 2)), "{place}: {ended}");
-    }
-}
-
-#[test]
 fn script_bin_that_something_is_mounted_over_is_not_used() {
     let Some(guest) = Guest::on_image() else {
         return;

@@ -225,31 +225,6 @@ fn named_output_that_is_missing_is_required() {
 }
 
 #[test]
-fn named_data_that_is_missing_is_required() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.script("a", TELL);
-    guest.set("data.source", guest.text("no-data.img"));
-    assert_waits(&guest, &["a"]);
-}
-
-#[test]
-fn missing_application_is_an_error_of_drain() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.set(
-        "application.source",
-        format!("LABEL={}", guest.label("never")),
-    );
-    guest.set("application.wait", "300ms");
-    let ended = guest.drain();
-    assert_eq!(ended.code, Some(2), "{ended}");
-    assert!(ended.stderr.contains(&guest.label("never")), "{ended}");
-}
-
-#[test]
 fn drain_takes_forever_as_ten_seconds() {
     let Some(guest) = Guest::on_image() else {
         return;

@@ -75,30 +75,6 @@ fn every_mount_has_the_options_that_always_hold_and_those_asked_for() {
 }
 
 #[test]
-fn options_cannot_take_away_nosuid_and_nodev() {
-    let Some(guest) = Guest::with_output_image() else {
-        return;
-    };
-    guest.set("application.options", "suid,dev,errors=panic");
-    guest.script("a", "#!/bin/sh\ncat /proc/self/mounts\n");
-    let ended = guest.drain();
-    // Refusing is as good as overriding.
-    if ended.code == Some(0) {
-        let seen = guest.run_file(&guest.result("a"), "stdout");
-        let seen = String::from_utf8_lossy(&seen).into_owned();
-        let line = seen
-            .lines()
-            .find(|l| l.contains(&guest.text("mnt/application")))
-            .unwrap()
-            .to_owned();
-        assert!(
-            line.contains("nosuid") && line.contains("nodev") && !line.contains("errors=panic"),
-            "{line}"
-        );
-    }
-}
-
-#[test]
 fn status_lists_the_images() {
     let Some(guest) = Guest::with_output_image() else {
         return;
@@ -185,41 +161,4 @@ fn images_are_unmounted_though_a_script_has_mounted_something_on_them() {
     let (result, _) = guest.outcome_of("a", body);
     assert_eq!(result["success"], true);
     guest.assert_clean();
-}
-
-/// What the kernel says of the application's mount while gvad uses it.
-fn options_of_the_application(guest: &Guest) -> String {
-    let daemon = guest.daemon();
-    daemon.wait_state("idle");
-    let shown = fs::read_to_string("/proc/thread-self/mounts").unwrap();
-    let point = guest.text("mnt/application");
-    let line = shown.lines().find(|l| l.contains(&point));
-    let line = line.unwrap().to_owned();
-    assert_eq!(daemon.stop(), Some(0));
-    line
-}
-
-#[test]
-fn image_of_each_ext_type_cannot_stop_the_guest_by_its_errors() {
-    for fs in [Fs::Ext2, Fs::Ext3, Fs::Ext4] {
-        let Some(guest) = Guest::on(fs) else { return };
-        sh(&format!("tune2fs -e panic '{}'", guest.text("app.img")));
-        let line = options_of_the_application(&guest);
-        assert!(line.contains("errors=remount-ro"), "{fs:?}: {line}");
-    }
-}
-
-#[test]
-fn option_of_the_user_cannot_stop_the_guest_by_errors() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    sh(&format!("tune2fs -e panic '{}'", guest.text("app.img")));
-    guest.set("application.options", "noatime,errors=panic");
-    let line = options_of_the_application(&guest);
-    assert!(line.contains("errors=remount-ro"), "{line}");
-    assert!(
-        line.contains("noatime") && !line.contains("errors=panic"),
-        "{line}"
-    );
 }

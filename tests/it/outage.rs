@@ -100,17 +100,6 @@ fn goes_on(guest: &Guest, daemon: Daemon<'_>) {
 }
 
 #[test]
-fn read_only_output_lets_nothing_start() {
-    let Some(guest) = Guest::with_output_image() else {
-        return;
-    };
-    guest.script("a", TELL);
-    let device = guest.attach(&guest.path("output.img"), &["--read-only"]);
-    guest.set("output.source", device);
-    assert_waits(&guest, &["a"]);
-}
-
-#[test]
 fn output_that_fails_under_the_daemon_is_mounted_again() {
     let Some(guest) = Guest::with_output_image() else {
         return;

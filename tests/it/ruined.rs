@@ -211,24 +211,6 @@ fn log_that_cannot_be_written_does_not_stop_gvad() {
 }
 
 #[test]
-fn file_system_of_another_type_than_the_configured_is_refused_by_name() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.script("a", TELL);
-    guest.set("application.fstype", "xfs");
-    let ended = guest.drain();
-    assert_eq!(ended.code, Some(2), "{ended}");
-    assert!(
-        ended
-            .stderr
-            .contains("holds ext4, and application.fstype says xfs"),
-        "{ended}"
-    );
-    assert_eq!(guest.waiting(), ["a"]);
-}
-
-#[test]
 fn script_that_cannot_be_claimed_is_no_success() {
     let Some(guest) = Guest::on_image() else {
         return;
@@ -244,23 +226,6 @@ fn script_that_cannot_be_claimed_is_no_success() {
     guest.inside(|root| sh(&format!("chattr -i '{}/script-bin/a'", root.display())));
     guest.drain_ok();
     assert_eq!(guest.witness(), ["b", "a"]);
-}
-
-#[test]
-fn application_image_named_as_output_too_is_refused_with_the_cure() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.script("a", TELL);
-    guest.set("output.source", guest.text("app.img"));
-    let ended = guest.drain();
-    assert_eq!(ended.code, Some(2), "{ended}");
-    assert!(
-        ended.stderr.contains("is the application image already"),
-        "{ended}"
-    );
-    guest.assert_clean();
-    assert_eq!(guest.waiting(), ["a"]);
 }
 
 #[test]

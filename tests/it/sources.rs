@@ -212,55 +212,6 @@ fn image_file_that_appears_late_is_found_without_a_restart() {
 }
 
 #[test]
-fn damaged_image_is_one_clear_error() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    let source = guest.text("app.img");
-    // The superblock is whole, what it points to is gone.
-    fs::File::options()
-        .write(true)
-        .open(guest.path("app.img"))
-        .unwrap()
-        .set_len(64 << 10)
-        .unwrap();
-    assert_refused(&guest, &source, &[&source, "ext4"]);
-    let xfs = Image::empty(Fs::Xfs, guest.path("bad.xfs"), &guest.label("bad"));
-    let mut bytes = fs::read(&xfs.path).unwrap();
-    bytes[100..400].fill(0xa5);
-    fs::write(&xfs.path, bytes).unwrap();
-    let source = guest.text("bad.xfs");
-    assert_refused(&guest, &source, &[&source, "xfs"]);
-}
-
-#[test]
-fn image_without_a_file_system_is_one_clear_error() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    let source = guest.text("zero.img");
-    fs::File::create(&source).unwrap().set_len(1 << 20).unwrap();
-    assert_refused(&guest, &source, &[&source]);
-    fs::write(&source, "x").unwrap();
-    assert_refused(&guest, &source, &[&source]);
-    fs::write(&source, "").unwrap();
-    assert_refused(&guest, &source, &[&source]);
-}
-
-#[test]
-fn wrong_type_by_configuration_is_one_clear_error() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.script("a", TELL);
-    let source = guest.text("app.img");
-    guest.set("application.fstype", "xfs");
-    assert_refused(&guest, &source, &[&source, "xfs"]);
-    guest.set("application.fstype", "ext4");
-    assert_found(&guest, &source);
-}
-
-#[test]
 fn attached_junk_does_not_disturb_the_search() {
     let Some(guest) = Guest::on_image() else {
         return;

@@ -200,27 +200,6 @@ fn script_too_large_for_the_private_directory_is_not_started() {
 }
 
 #[test]
-fn private_directory_on_noexec_is_refused_at_the_start() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    fs::create_dir(guest.path("state")).unwrap();
-    sh(&format!(
-        "mount -t tmpfs -o noexec,mode=700 tmpfs '{}'",
-        guest.text("state")
-    ));
-    guest.script("hello", TELL);
-    let ended = guest.drain();
-    assert_eq!(ended.code, Some(2), "{ended}");
-    assert!(
-        ended.stderr.contains("noexec") && ended.stderr.contains("state"),
-        "{ended}"
-    );
-    assert_eq!(guest.waiting(), ["hello"]);
-    assert_eq!(guest.witness(), Vec::<String>::new());
-}
-
-#[test]
 fn text_without_an_interpreter_line_is_not_given_to_a_shell() {
     let Some(guest) = Guest::in_directory() else {
         return;
