@@ -235,7 +235,9 @@ impl Ledger {
             .unsettled
             .iter()
             .find(|(start, again)| *again && start.identity.same_file(identity));
-        owed.map_or(1, |(start, _)| start.attempt + u32::from(!start.unstarted))
+        owed.map_or(1, |(start, _)| {
+            start.attempt.saturating_add(u32::from(!start.unstarted))
+        })
     }
 
     /// Whether the file is still the one that the next gvad will open: a script may have deleted or replaced it.

@@ -148,6 +148,7 @@ async fn recover(
     carried: &mut Carried,
 ) -> anyhow::Result<Vec<Resumed>> {
     let config = ctx.config();
+    let mut results = Vec::new();
     let recovery = Recovery {
         script_bin: &work.script_bin,
         output: &mut work.output,
@@ -155,9 +156,10 @@ async fn recover(
         run: &config.run,
         boot_id: &ctx.boot_id,
         pending: &carried.pending,
+        results: &mut results,
+        before: &mut |_| Ok(()),
     };
-    let mut results = Vec::new();
-    let recovered = recovery.recover(&mut results).await;
+    let recovered = recovery.recover().await;
     for result in &results {
         result.log();
         ctx.board.finished(result);
