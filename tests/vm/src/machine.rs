@@ -307,6 +307,11 @@ impl Machine {
         }
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// The same, and nobody reads the port.
     pub fn wait_end_unread(&mut self) -> ExitStatus {
         wait_for("the machine's end", || self.child.try_wait().unwrap())
