@@ -213,6 +213,22 @@ impl ScriptBin {
         }))
     }
 
+    /// Moves a claimed script that was not started back to where it was.
+    ///
+    /// # Errors
+    /// It stays claimed. `EEXIST`: another one of that name is there by now.
+    pub fn put_back(&self, name: &OsStr) -> io::Result<()> {
+        let Some(claims) = &self.claims else {
+            return Ok(());
+        };
+        claims.rename_noreplace(name, &self.dir, name)?;
+        if self.sync_claims {
+            self.dir.sync()?;
+            claims.sync()?;
+        }
+        Ok(())
+    }
+
     /// Deletes a claimed script, whose result is durable.
     ///
     /// # Errors

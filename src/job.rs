@@ -2,10 +2,12 @@
 //! happens when one fails, is here.
 
 mod ran_before;
+mod recording;
 mod taken_out;
+mod verified;
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::rc::Rc;
 
@@ -18,6 +20,7 @@ use crate::context::Context;
 use crate::image::Presence;
 use crate::ledger::Ledger;
 use crate::ledger::line::Start;
+use crate::manifest::Manifest;
 use crate::name::{ScriptName, shown};
 use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::record::{OutputDir, Prepared, is_full};
@@ -35,6 +38,10 @@ pub struct Workplace {
     pub output: OutputDir,
     /// What was started.
     pub ledger: Ledger,
+    /// Which scripts may be run; `None`: all.
+    pub manifest: Option<Manifest>,
+    /// What was refused and has been told: the script and the reason.
+    pub refusals: HashSet<(OsString, String)>,
     /// What scripts are told.
     pub places: Places,
     /// A result that could not be made durable, and the ledger that has its start mark.
@@ -58,6 +65,13 @@ pub enum JobEnd {
     NotYet(&'static str),
     /// It cannot be taken, and why.
     PassedOver(String),
+    /// It is not signed as it must be.
+    Refused {
+        /// Why.
+        reason: String,
+        /// What it lacks may be on its way.
+        awaited: bool,
+    },
     /// It is gone, or was run before.
     Nothing,
     /// The image is not what it was: look at all of it anew.
@@ -88,6 +102,10 @@ impl Workplace {
             Ok(false) => {}
             Ok(true) => return Ok(JobEnd::Nothing),
             Err(err) => return Ok(JobEnd::PassedOver(format!("it was run already: {err}"))),
+        }
+        let refused = self.refused(ctx, name, &opened.file, &opened.identity);
+        if let Some(refused) = refused.await {
+            return Ok(refused);
         }
         let mut marks = self.ledger.unsettled.iter();
         if marks.any(|(start, _)| start.identity.same_file(&opened.identity)) {
@@ -211,6 +229,12 @@ impl Workplace {
             discarded.context("removing an unused run directory")?;
             return Ok(JobEnd::Nothing);
         }
+        let staged = match staged {
+            Ok(stage) if !self.may_run(&name, &stage) => {
+                return self.undo(&claim, &prepared, stage);
+            }
+            other => other,
+        };
         // The claim's file is closed here, and that ends the lease: whoever wanted to write to it may, and changes nothing that is run.
         let (mut start, mut result) = self.begin(ctx, claim, &prepared.run_id, attempt);
         let stage = match staged {
@@ -340,38 +364,5 @@ impl Workplace {
             directory,
             &environment,
         )
-    }
-
-    /// Makes the result durable, however long that takes: as long as the output image is full, it waits.
-    async fn record(
-        &mut self,
-        ctx: &Context,
-        prepared: &mut Prepared,
-        result: &mut RunResult,
-    ) -> anyhow::Result<()> {
-        loop {
-            let err = match self.output.record(prepared, result) {
-                Ok(()) => {
-                    self.pending = None;
-                    return Ok(());
-                }
-                Err(err) => err,
-            };
-            self.pending = Some((self.ledger.id().to_owned(), result.clone()));
-            let wait = is_full(&err) && !ctx.draining() && !ctx.stop.wanted();
-            if !wait {
-                return Err(err)
-                    .with_context(|| format!("recording the result of {}", result.run_id));
-            }
-            warn!(
-                run = result.run_id,
-                "its result cannot be recorded: {err}; trying again"
-            );
-            ctx.board.state(
-                State::WaitingForOutput,
-                Some(format!("recording the result of {}: {err}", result.run_id)),
-            );
-            ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
-        }
     }
 }

@@ -49,6 +49,7 @@ pub mod surroundings;
 pub mod scan;
 
 pub mod claim;
+pub mod manifest;
 
 pub mod stage;
 

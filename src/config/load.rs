@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow, bail};
 use super::drop_in::laid_over;
 use super::place::{line_at, line_of, list_in_place_of_a_section, place_of};
 use super::{Config, DEFAULT_DATA, DEFAULT_FILE, DEFAULT_OUTPUT, Overrides};
+use crate::manifest::Key;
 use crate::source::{Source, is_share};
 
 /// How messages name the drop-in.
@@ -199,6 +200,10 @@ fn check(config: &mut Config) -> Result<(), Complaint> {
             "application.script_bin",
             "must be a path within the image, relative and without \"..\"",
         ));
+    }
+    if !application.verify.is_empty() {
+        Key::parse(&application.verify)
+            .map_err(|message| complaint("application.verify", message))?;
     }
     if watch.poll_interval.0 < SHORTEST_POLL {
         return Err(complaint("watch.poll_interval", "must be at least 10ms"));

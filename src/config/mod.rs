@@ -74,6 +74,8 @@ pub struct Application {
     pub read_only: bool,
     /// The directory with the scripts, relative to the image's root.
     pub script_bin: PathBuf,
+    /// The public key with which its scripts must be signed; empty: they need not be.
+    pub verify: String,
     /// How long to wait for it.
     pub wait: Wait,
 }
@@ -254,6 +256,7 @@ impl Default for Application {
             options: String::new(),
             read_only: false,
             script_bin: "script-bin".into(),
+            verify: String::new(),
             wait: Wait::Forever,
         }
     }

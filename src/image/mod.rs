@@ -92,6 +92,8 @@ pub struct Image {
     pub read_only: bool,
     /// Which file system it is.
     pub medium: Medium,
+    /// Of its file system, as `blkid` prints it; empty if there is none.
+    pub uuid: String,
     /// The block device that it is on.
     pub attachment: Option<Attachment>,
     /// The serial number of its disk.
@@ -193,6 +195,17 @@ impl Image {
     #[must_use]
     pub fn own(&self) -> bool {
         self.mounted_over.is_some()
+    }
+
+    /// What a manifest must name to be for this image. Where there is no UUID (squashfs, shares, directories) it is where the configuration has it
+    /// from.
+    #[must_use]
+    pub fn bound_by(&self) -> String {
+        if self.uuid.is_empty() {
+            format!("SOURCE={}", self.source)
+        } else {
+            format!("UUID={}", self.uuid)
+        }
     }
 
     /// The kernel's number of its disk.

@@ -34,6 +34,7 @@ pub(super) fn directory(wanted: &Wanted, path: PathBuf) -> anyhow::Result<Image>
             id,
             lasting_inodes: true,
         },
+        uuid: String::new(),
         attachment: None,
         serial: None,
         mounted_over: None,
@@ -160,6 +161,7 @@ pub(super) fn device(wanted: &Wanted, device: &Path, file: Option<&Path>) -> any
     Ok(Image {
         serial: attachment.as_ref().and_then(Attachment::serial),
         attachment,
+        uuid: superblock.uuid,
         ..mounted?
     })
 }
@@ -203,6 +205,7 @@ fn at_mount_point(
         fstype: fstype.to_owned(),
         read_only,
         medium,
+        uuid: String::new(),
         attachment: None,
         serial: None,
         mounted_over: Some(over),
@@ -303,6 +306,7 @@ fn already_mounted(
         fstype: fstype.to_owned(),
         read_only: wanted.read_only || room.read_only,
         medium: medium.clone(),
+        uuid: String::new(),
         attachment: None,
         serial: None,
         mounted_over,

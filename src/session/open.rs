@@ -5,16 +5,18 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tracing::warn;
 
 use super::{Carried, Session, refusal};
 use crate::claim::{CLAIMS, ScriptBin, Settling, open_claims, open_script_bin};
+use crate::config::Application;
 use crate::context::Context;
 use crate::image::{Image, Presence, Role};
 use crate::job::Workplace;
 use crate::layout::Layout;
 use crate::ledger::Ledger;
+use crate::manifest::{Key, Manifest};
 use crate::owner;
 use crate::record::{DIRECTORY, OutputDir, is_full, last_directory};
 use crate::recover::{Recovery, Resumed};
@@ -107,6 +109,8 @@ async fn open_all<'a>(
     };
     let mut work = Workplace {
         script_bin: script_bin(application, dir, claims),
+        manifest: manifest(&config.application, application, &root)?,
+        refusals: HashSet::new(),
         output,
         ledger,
         places,
@@ -175,6 +179,16 @@ async fn recover(
     }
     stage::remove_stale(&config.run.temp_dir).context("removing old private directories")?;
     Ok(resumed)
+}
+
+fn manifest(config: &Application, image: &Image, root: &Dir) -> anyhow::Result<Option<Manifest>> {
+    if config.verify.is_empty() {
+        return Ok(None);
+    }
+    let key = Key::parse(&config.verify).map_err(|wrong| anyhow!("application.verify: {wrong}"))?;
+    let root = root.try_clone()?;
+    let image = image.bound_by();
+    Ok(Some(Manifest::new(key, image, root, &config.script_bin)))
 }
 
 fn own_images(layout: &Layout) -> anyhow::Result<Vec<Dir>> {

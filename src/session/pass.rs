@@ -40,6 +40,9 @@ impl Session<'_> {
         let passed_over = listing.passed_over.into_iter();
         pass.passed_over
             .extend(passed_over.map(|(name, reason)| (name, reason.to_owned())));
+        if let Some(manifest) = &mut self.work.manifest {
+            manifest.begin(&listing.scripts);
+        }
         let total = listing.scripts.len();
         self.show(&pass, total);
         for (index, name) in listing.scripts.iter().enumerate() {
@@ -121,6 +124,11 @@ impl Session<'_> {
             }
             JobEnd::PassedOver(reason) => {
                 pass.troubled = true;
+                pass.passed_over.push((name.clone(), reason));
+            }
+            JobEnd::Refused { reason, awaited } => {
+                pass.troubled = true;
+                pass.unfinished += usize::from(awaited);
                 pass.passed_over.push((name.clone(), reason));
             }
             JobEnd::Nothing => {}

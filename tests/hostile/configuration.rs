@@ -141,6 +141,8 @@ cases! { value {
     fstype_that_is_empty: ("data", "fstype = \"\"", "\"\" is none of auto, ext2, ext3, ext4, xfs, btrfs"),
     share_without_a_tag: ("application", "source = \"\"\nfstype = \"9p\"", "an empty source; with fstype = \"9p\" it is the share's tag"),
     options_that_let_set_user_programs_in: ("application", "options = \"noatime,suid\"", "\"suid\" is refused: every image is mounted nosuid,nodev"),
+    key_that_is_none: ("application", "verify = \"RWx\"", "verify: not a public key of minisign: give the second line of its .pub file"),
+    key_with_a_blank: ("application", "verify = \" \"", "verify: not a public key of minisign"),
     options_that_let_devices_in: ("data", "options = \"dev\"", "\"dev\" is refused: every image is mounted nosuid,nodev"),
     options_that_say_what_a_key_says: ("application", "options = \"ro\"", "\"ro\" belongs in the key read_only"),
     options_of_fstab: ("output", "options = \"defaults\"", "\"defaults\" is a word of mount(8) or fstab(5) that no file system knows"),

@@ -24,6 +24,7 @@ fstype = "auto"
 options = ""
 read_only = false
 script_bin = "script-bin"
+verify = ""
 wait = "forever"
 [data]
 source = "LABEL=gva-data"

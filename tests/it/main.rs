@@ -31,6 +31,7 @@ mod ruined;
 mod scripts;
 mod service;
 mod shares;
+mod signed;
 mod sources;
 mod starting;
 mod surroundings;
