@@ -26,7 +26,7 @@ use crate::status::State;
 use crate::stop::{self, Cancel, Stopper};
 use crate::surroundings::limits;
 use crate::sys::dir::Dir;
-use crate::sys::lock::{Lock, Mode as LockMode, lock_within};
+use crate::sys::lock::{Lock, Mode as LockMode, by_whom, lock_within};
 use crate::sys::{file, process};
 use crate::{control, poweroff, systemd};
 
@@ -109,7 +109,8 @@ impl TempDir {
         {
             Some(lock) => Ok(TempDir { dir, _lock: lock }),
             None => bail!(
-                "another gvad is running with run.temp_dir {}: only one may at a time",
+                "another gvad{} is running with run.temp_dir {}: only one may at a time",
+                by_whom(&dir),
                 path.display()
             ),
         }

@@ -17,7 +17,7 @@ use crate::sys::blockdev;
 use crate::sys::dir::Dir;
 use crate::sys::errno::{EBUSY, EINVAL, ENODEV};
 use crate::sys::file::{file_system_id, room};
-use crate::sys::lock::{Lock, Mode, try_lock};
+use crate::sys::lock::{Lock, Mode, by_whom, try_lock};
 use crate::sys::superblock::{self, Content};
 use crate::sys::{loopdev, mount, mountinfo};
 
@@ -93,7 +93,8 @@ pub(super) fn file(wanted: &Wanted, path: &Path) -> anyhow::Result<Image> {
     };
     let _lock: Lock = try_lock(&file, mode)?.ok_or_else(|| {
         anyhow!(
-            "another gvad works on {}: only one may at a time",
+            "another gvad{} works on {}: only one may at a time",
+            by_whom(&file),
             path.display()
         )
     })?;

@@ -23,7 +23,7 @@ use crate::recover::{Recovery, Resumed};
 use crate::scan::{Told, scan};
 use crate::stage;
 use crate::sys::dir::Dir;
-use crate::sys::lock::{Lock, Mode as LockMode, lock_within};
+use crate::sys::lock::{Lock, Mode as LockMode, by_whom, lock_within};
 
 /// A killed gvad's child lets go of all locks at once, and that of run.temp_dir has been waited for.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
@@ -233,6 +233,9 @@ fn lock(dir: &Dir, what: &str) -> anyhow::Result<Lock> {
         .with_context(|| format!("locking {what}"))?
     {
         Some(lock) => Ok(lock),
-        None => bail!("another gvad works on {what}: only one may at a time"),
+        None => bail!(
+            "another gvad{} works on {what}: only one may at a time",
+            by_whom(dir)
+        ),
     }
 }

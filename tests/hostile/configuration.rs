@@ -8,16 +8,6 @@ use std::process::Command;
 use crate::frame::TELL;
 use crate::harness::{Ended, Guest, run, sh, wait_until};
 
-/// Makes a test of each row, `name: (argument, …)`: a call of the check.
-macro_rules! cases {
-    ($check:ident { $($name:ident: ($($argument:expr),* $(,)?)),* $(,)? }) => {$(
-        #[test]
-        fn $name() {
-            $check($($argument),*);
-        }
-    )*};
-}
-
 /// The longest that gvad's word on a configuration may be, in bytes: a page of a terminal.
 const LONGEST_LINE: usize = 2500;
 

@@ -63,6 +63,16 @@ macro_rules! rows {
     )+};
 }
 
+/// Makes a test of each row that is told by arguments alone, `name: (argument, …)`: a call of the check.
+macro_rules! cases {
+    ($check:ident { $($name:ident: ($($argument:expr),* $(,)?)),* $(,)? }) => {$(
+        #[test]
+        fn $name() {
+            $check($($argument),*);
+        }
+    )*};
+}
+
 /// One row; see the macro `rows`.
 #[track_caller]
 pub(crate) fn row(

@@ -18,8 +18,10 @@ mod harness;
 mod frame;
 
 mod configuration;
+mod failing;
 mod images;
 mod mounts;
 mod names;
 mod running;
 mod storage;
+mod twice;

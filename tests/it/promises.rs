@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::harness::{Guest, Place, run, sh, tool, wait_until, write_script};
+use crate::harness::{Guest, Place, sh, tool, wait_until, write_script};
 
 /// A script that tells that it ran.
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
@@ -189,50 +189,6 @@ fn same_name_dropped_after_a_crash_is_a_new_run_even_with_the_same_bytes() {
 }
 
 #[test]
-fn second_gvad_says_so_and_exits_with_2() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.script("a", STAY);
-    let other = guest.label("second");
-    let mut commands = Vec::new();
-    for arguments in [&["drain"][..], &[]] {
-        let mut command = guest.gvad(arguments);
-        commands.push(
-            command
-                .args(["--log-level", "info"])
-                .get_args()
-                .map(ToOwned::to_owned)
-                .collect::<Vec<_>>(),
-        );
-    }
-    let daemon = guest.daemon();
-    wait_until("it runs", || guest.witness().len() == 1);
-    let second =
-        |args: &[std::ffi::OsString]| run(Command::new(env!("CARGO_BIN_EXE_gvad")).args(args));
-    for arguments in &commands {
-        let ended = second(arguments);
-        assert_eq!(ended.code, Some(2), "{ended}");
-        assert!(!ended.stderr.trim().is_empty());
-    }
-    // With everything of its own but the application image.
-    guest.set("run.temp_dir", guest.text(&other));
-    guest.set("application.mount_point", guest.text("other"));
-    let ended = guest.drain();
-    assert_eq!(
-        ended.code,
-        Some(2),
-        "another temp_dir, the same image: {ended}"
-    );
-    guest.set("run.temp_dir", guest.text("state"));
-    guest.set("application.mount_point", guest.text("mnt/application"));
-    assert_eq!(guest.witness(), ["a"]);
-    daemon.wait_state("running");
-    assert_eq!(daemon.stop(), Some(0));
-    guest.assert_clean();
-}
-
-#[test]
 fn clean_stop_leaves_what_was_mounted_before() {
     let Some(guest) = Guest::on_image() else {
         return;
@@ -329,65 +285,4 @@ fn two_appliances_side_by_side_do_not_touch_each_others_scripts() {
         [true, false]
     );
     assert_eq!(first.stop(), Some(0));
-}
-
-/// A second gvad that shares nothing but the application, whose script `a` is there.
-#[track_caller]
-fn assert_second_is_refused(guest: &Guest) {
-    for output in ["one", "two"] {
-        fs::create_dir(guest.path(output)).unwrap();
-    }
-    guest.set("output.source", guest.text("one"));
-    let daemon = guest.daemon();
-    wait_until("it runs", || guest.witness().len() == 1);
-    guest.set("output.source", guest.text("two"));
-    guest.set("run.temp_dir", guest.text("state-2"));
-    guest.set("application.mount_point", guest.text("mnt/second"));
-    let ended = guest.drain();
-    assert_eq!(ended.code, Some(2), "{ended}");
-    assert!(ended.stderr.contains("another gvad"), "{ended}");
-    assert_eq!(guest.witness(), ["a"]);
-    assert_eq!(daemon.stop(), Some(0));
-}
-
-#[test]
-fn second_gvad_on_the_same_directory_is_refused() {
-    let Some(guest) = Guest::in_directory() else {
-        return;
-    };
-    guest.script("a", STAY);
-    assert_second_is_refused(&guest);
-}
-
-#[test]
-fn second_gvad_on_the_same_device_is_refused() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.script("a", STAY);
-    let device = guest.attach(&guest.path("app.img"), &[]);
-    guest.set("application.source", device);
-    assert_second_is_refused(&guest);
-}
-
-#[test]
-fn second_gvad_on_the_same_output_is_refused() {
-    let Some(guest) = Guest::in_directory() else {
-        return;
-    };
-    fs::create_dir(guest.path("out")).unwrap();
-    guest.set("output.source", guest.text("out"));
-    guest.script("a", STAY);
-    let daemon = guest.daemon();
-    wait_until("it runs", || guest.witness().len() == 1);
-    // Everything else is its own: two would write one ledger and take one another's run numbers.
-    write_script(&guest.path("app-2/script-bin/b"), TELL);
-    guest.set("application.source", guest.text("app-2"));
-    guest.set("run.temp_dir", guest.text("state-2"));
-    let ended = guest.drain();
-    assert_eq!(ended.code, Some(2), "{ended}");
-    assert!(ended.stderr.contains("another gvad"), "{ended}");
-    assert!(ended.stderr.contains(&guest.text("out")), "{ended}");
-    assert_eq!(guest.witness(), ["a"]);
-    assert_eq!(daemon.stop(), Some(0));
 }
