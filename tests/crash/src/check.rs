@@ -36,28 +36,9 @@ pub fn struck(guest: &Guest, traced: &Traced, log: &str, damage: Damage) -> Vec<
     }
     let witness = guest.witness();
     let looked = guest.look(|app, out| {
-        let ledger = disk::ledger(out, &mut wrong);
-        let results = disk::results(out, &mut wrong);
-        let marks: Vec<_> = ledger
-            .iter()
-            .filter(|line| line["start"].is_object())
-            .map(|line| disk::script_name(&line["start"]["identity"]))
-            .collect();
-        for script in &guest.scripts {
-            let told = count(&witness, script.id);
-            if told > 0 && !marks.contains(&script.name) {
-                wrong.push(format!("I3: {} was started without a mark", script.id));
-            }
-            let has_result = results.iter().any(|found| found.script == script.name);
-            if script.dropped_by.is_none() && !has_result && !lies(app, script) {
-                wrong.push(format!("I2: {} vanished", script.id));
-            }
-            if script.dropped_by.is_none() && traced.code == Some(0) && !has_result {
-                wrong.push(format!("exit status 0, and {} has no result", script.id));
-            }
-        }
-        for found in &results {
-            about_result(guest, &witness, found, damage, &mut wrong);
+        lying(guest, (app, out), &witness, damage, &mut wrong);
+        if traced.code == Some(0) {
+            about_all_done(guest, out, &mut wrong);
         }
         Ok(())
     });
@@ -68,6 +49,49 @@ pub fn struck(guest: &Guest, traced: &Traced, log: &str, damage: Damage) -> Vec<
         wrong.push(format!("I9: the images cannot be looked at: {err:#}"));
     }
     wrong
+}
+
+/// Looks at application and output before anybody recovers them.
+pub fn lying(
+    guest: &Guest,
+    (app, out): (&Path, &Path),
+    witness: &[String],
+    damage: Damage,
+    wrong: &mut Vec<String>,
+) {
+    let ledger = disk::ledger(out, wrong);
+    let results = disk::results(out, wrong);
+    let marks: Vec<_> = ledger
+        .iter()
+        .filter(|line| line["start"].is_object())
+        .map(|line| disk::script_name(&line["start"]["identity"]))
+        .collect();
+    for script in &guest.scripts {
+        if count(witness, script.id) > 0 && !marks.contains(&script.name) {
+            wrong.push(format!("I3: {} was started without a mark", script.id));
+        }
+        let has_result = results.iter().any(|found| found.script == script.name);
+        if script.dropped_by.is_none() && !has_result && !lies(app, script) {
+            wrong.push(format!("I2: {} vanished", script.id));
+        }
+    }
+    for found in &results {
+        about_result(guest, witness, found, damage, wrong);
+    }
+}
+
+/// Whoever says that all is done has a result of everything.
+pub fn about_all_done(guest: &Guest, out: &Path, wrong: &mut Vec<String>) {
+    let results = disk::results(out, wrong);
+    let first = guest
+        .scripts
+        .iter()
+        .filter(|script| script.dropped_by.is_none());
+    for script in first {
+        if !results.iter().any(|found| found.script == script.name) {
+            wrong.push(format!("exit status 0, and {} has no result", script.id));
+        }
+    }
 }
 
 /// Looks at what a start and a drain made of it, and gives what a further one must not change.

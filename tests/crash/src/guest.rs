@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::mount::{MntFlags, umount2};
 use nix::unistd::Pid;
 
-use crate::scripts::{self, Script};
+use crate::scripts::Script;
 use crate::trace::{self, Plan, Traced};
 use crate::watchdog::Watchdog;
 
@@ -27,22 +26,64 @@ pub enum Layout {
     Images,
     /// An ext4 image that is mounted read-only; the output is a directory.
     ReadOnly,
+    /// The same, the output an image as well.
+    ReadOnlyImages,
+    /// One image for everything.
+    Combined,
 }
 
-/// What all guests have in common.
-#[derive(Debug)]
-pub struct Ground {
-    /// A tmpfs.
-    pub base: PathBuf,
-    pub gvad: PathBuf,
-    /// The mount namespace with that tmpfs.
-    namespace: File,
+impl Layout {
+    /// Whether the application is an image, and whether the output is one of its own.
+    pub(crate) fn images(self) -> (bool, bool) {
+        match self {
+            Self::Tree => (false, false),
+            Self::ReadOnly | Self::Combined => (true, false),
+            Self::Images | Self::ReadOnlyImages => (true, true),
+        }
+    }
+
+    /// The image files.
+    pub fn files(self) -> impl Iterator<Item = &'static str> {
+        let (app, out) = self.images();
+        let app = app.then_some("app.img");
+        app.into_iter().chain(out.then_some("out.img"))
+    }
+
+    /// Whether scripts stay where they are.
+    pub fn read_only(self) -> bool {
+        matches!(self, Self::ReadOnly | Self::ReadOnlyImages)
+    }
+}
+
+/// The file system of the images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fs {
+    Ext4,
+    Xfs,
+}
+
+impl Fs {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    /// How it is mounted beside others that were made from the same template.
+    pub fn options(self) -> &'static str {
+        match self {
+            Self::Ext4 => "",
+            Self::Xfs => "nouuid",
+        }
+    }
 }
 
 /// What a guest is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind {
     pub layout: Layout,
+    pub fs: Fs,
     /// `on_interrupted = "rerun"`.
     pub rerun: bool,
     /// The daemon, which comes to rest; else a drain.
@@ -51,8 +92,8 @@ pub struct Kind {
 
 impl Kind {
     /// Only scripts that may run twice, or lie where nothing can be handed over.
-    fn repeatable(self) -> bool {
-        self.rerun || self.layout == Layout::ReadOnly
+    pub(crate) fn repeatable(self) -> bool {
+        self.rerun || self.layout.read_only()
     }
 }
 
@@ -62,8 +103,8 @@ pub struct Guest {
     pub kind: Kind,
     pub scripts: Vec<Script>,
     pub dir: PathBuf,
-    gvad: PathBuf,
-    keep: bool,
+    pub(crate) gvad: PathBuf,
+    pub(crate) keep: bool,
 }
 
 /// How a gvad ended that was not traced.
@@ -74,117 +115,39 @@ pub struct Ended {
     pub log: String,
 }
 
-impl Ground {
-    /// Makes a mount namespace with a tmpfs at `base` in it.
-    pub fn new(base: &Path, gvad: &Path) -> anyhow::Result<Self> {
-        unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")?;
-        let none = None::<&str>;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        for (at, options) in [(base, "mode=755,size=4g"), (Path::new("/run"), "mode=755")] {
-            mount(
-                Some("tmpfs"),
-                at,
-                Some("tmpfs"),
-                MsFlags::empty(),
-                Some(options),
-            )?;
-        }
-        Ok(Self {
-            base: base.to_owned(),
-            gvad: gvad.canonicalize().context("looking for gvad")?,
-            namespace: File::open("/proc/thread-self/ns/mnt")?,
-        })
-    }
-
-    /// Takes the tmpfs away with everything in it.
-    pub fn end(self) -> anyhow::Result<()> {
-        unshare(CloneFlags::CLONE_FS)?;
-        setns(&self.namespace, CloneFlags::CLONE_NEWNS)?;
-        umount2(&self.base, MntFlags::MNT_DETACH).context("unmounting the tmpfs")
-    }
-
-    /// Leaves the namespace of this thread's last guest, for a new one.
-    fn fresh_namespace(&self) -> anyhow::Result<()> {
-        // The first: a thread that shares its working directory with others may not enter a namespace.
-        unshare(CloneFlags::CLONE_FS)?;
-        setns(&self.namespace, CloneFlags::CLONE_NEWNS).context("entering the mount namespace")?;
-        unshare(CloneFlags::CLONE_NEWNS).context("making a mount namespace")
-    }
-
-    /// Makes the images that guests get copies of.
-    pub fn make_templates(&self) -> anyhow::Result<()> {
-        for (image, size, scripts) in [
-            ("app.img", "8M", Some(scripts::all(false))),
-            ("app-repeatable.img", "8M", Some(scripts::all(true))),
-            ("out.img", "16M", None),
-        ] {
-            let content = self.base.join(format!("{image}.content"));
-            fs::create_dir(&content)?;
-            if let Some(scripts) = scripts {
-                scripts::hand_over(&scripts, &content.join("script-bin"))?;
-            }
-            let mut mke2fs = Command::new("mke2fs");
-            mke2fs.args(["-q", "-t", "ext4", "-J", "size=1", "-d"]);
-            tool(mke2fs.arg(&content).arg(self.base.join(image)).arg(size))?;
-        }
-        Ok(())
-    }
-
-    /// A new guest, in a new namespace of the calling thread.
-    pub fn guest(&self, name: &str, kind: Kind, keep: bool) -> anyhow::Result<Guest> {
-        self.fresh_namespace()?;
-        let guest = Guest {
-            kind,
-            scripts: scripts::all(kind.repeatable()),
-            dir: self.base.join(name),
-            gvad: self.gvad.clone(),
-            keep,
-        };
-        let _ = fs::remove_dir_all(&guest.dir);
-        for directory in ["state", "mnt", "look", "data"] {
-            fs::create_dir_all(guest.dir.join(directory))?;
-        }
-        if kind.layout == Layout::Tree {
-            scripts::hand_over(&guest.scripts, &guest.dir.join("app/script-bin"))?;
-        } else {
-            let template = if kind.repeatable() {
-                "app-repeatable.img"
-            } else {
-                "app.img"
-            };
-            fs::copy(self.base.join(template), guest.dir.join("app.img"))?;
-        }
-        if kind.layout == Layout::Images {
-            fs::copy(self.base.join("out.img"), guest.dir.join("out.img"))?;
-        } else {
-            fs::create_dir(guest.dir.join("out"))?;
-        }
-        fs::write(guest.dir.join("gvad.toml"), guest.configuration())?;
-        Ok(guest)
-    }
-}
-
 impl Guest {
-    fn configuration(&self) -> String {
+    pub(crate) fn configuration(&self) -> String {
         let dir = self.dir.display();
         let ending = |is_image| if is_image { ".img" } else { "" };
-        let app = ending(self.kind.layout != Layout::Tree);
-        let out = ending(self.kind.layout == Layout::Images);
-        let read_only = self.kind.layout == Layout::ReadOnly;
+        let (app, out) = self.kind.layout.images();
+        let (app, out) = (ending(app), ending(out));
+        let output = match self.kind.layout {
+            Layout::Combined => String::new(),
+            _ => format!("source = \"{dir}/out{out}\"\nwait = \"1s\"\n"),
+        };
+        let options = |image: &str| {
+            if image.is_empty() {
+                ""
+            } else {
+                self.kind.fs.options()
+            }
+        };
+        let (app_options, out_options) = (options(app), options(out));
+        let read_only = self.kind.layout.read_only();
         let interrupted = if self.kind.rerun { "rerun" } else { "report" };
         format!(
             r#"[application]
 source = "{dir}/app{app}"
 mount_point = "{dir}/mnt/application"
 read_only = {read_only}
+options = "{app_options}"
 wait = "1s"
 [data]
 source = "{dir}/data"
 mount_point = "{dir}/mnt/data"
 [output]
-source = "{dir}/out{out}"
+{output}options = "{out_options}"
 mount_point = "{dir}/mnt/output"
-wait = "1s"
 [watch]
 poll_interval = "100ms"
 settle = "50ms"
@@ -259,8 +222,13 @@ wait = "0s"
         &self,
         act: impl FnOnce(&Path, &Path) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let app = self.shown("app", "application", self.kind.layout != Layout::Tree)?;
-        let out = self.shown("out", "output", self.kind.layout == Layout::Images)?;
+        let images = self.kind.layout.images();
+        let app = self.shown("app", "application", images.0)?;
+        let out = if self.kind.layout == Layout::Combined {
+            app.join("output")
+        } else {
+            self.shown("out", "output", images.1)?
+        };
         let found = act(&app, &out);
         for place in ["look/app", "look/out"] {
             let place = self.dir.join(place);
@@ -284,7 +252,11 @@ wait = "0s"
         fs::create_dir_all(&place)?;
         let image = self.dir.join(format!("{name}.img"));
         let mut mount = Command::new("mount");
-        mount.args(["-o", "loop,ro,noload"]).arg(image).arg(&place);
+        let options = match self.kind.fs {
+            Fs::Ext4 => "loop,ro,noload",
+            Fs::Xfs => "loop,ro,norecovery,nouuid",
+        };
+        mount.args(["-o", options]).arg(image).arg(&place);
         // The free loop device that mount(8) was told of may be another's by now.
         let mut tries = (0..20).map(|_| tool(&mut mount));
         match tries.find(Result::is_ok) {
@@ -351,7 +323,7 @@ impl Drop for Guest {
 }
 
 /// A child that another thread has just forked has this thread's files open, until it executes its program.
-fn unmount(place: &Path) -> anyhow::Result<()> {
+pub fn unmount(place: &Path) -> anyhow::Result<()> {
     for _ in 0..400 {
         match umount2(place, MntFlags::empty()) {
             Err(Errno::EBUSY) => thread::sleep(Duration::from_millis(5)),

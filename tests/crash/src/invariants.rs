@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::check::{Damage, count};
 use crate::disk::{self, Found};
-use crate::guest::{Guest, Layout};
+use crate::guest::{Fs, Guest};
 use crate::left;
 use crate::scripts::{FOREIGN, Script};
 
@@ -219,7 +219,7 @@ pub fn about_script_bin(guest: &Guest, app: &Path, wrong: &mut Vec<String>) {
     if !claimed.is_empty() {
         wrong.push(format!("I6: claims are left: {claimed:?}"));
     }
-    let read_only = guest.kind.layout == Layout::ReadOnly;
+    let read_only = guest.kind.layout.read_only();
     for script in &guest.scripts {
         if bin.join(&script.name).exists() != (read_only && script.dropped_by.is_none()) {
             let said = if read_only { "is gone" } else { "still waits" };
@@ -255,23 +255,28 @@ pub fn about_order(guest: &Guest, witness: &[String], wrong: &mut Vec<String>) {
 
 /// I9: file systems are whole.
 pub fn about_file_systems(guest: &Guest, wrong: &mut Vec<String>) {
-    let images: &[&str] = match guest.kind.layout {
-        Layout::Tree => &[],
-        Layout::Images => &["app.img", "out.img"],
-        Layout::ReadOnly => &["app.img"],
+    for image in guest.kind.layout.files() {
+        about_file_system(guest.kind.fs, &guest.dir.join(image), wrong);
+    }
+}
+
+/// I9, of one image that is not mounted and has no journal to replay.
+pub fn about_file_system(fs: Fs, image: &Path, wrong: &mut Vec<String>) {
+    let mut fsck = match fs {
+        Fs::Ext4 => Command::new("e2fsck"),
+        Fs::Xfs => Command::new("xfs_repair"),
     };
-    for image in images {
-        let output = Command::new("e2fsck")
-            .arg("-fn")
-            .arg(guest.dir.join(image))
-            .output();
-        match output {
-            Ok(output) if output.status.success() => {}
-            Ok(output) => wrong.push(format!(
-                "I9: {image}: {}",
-                String::from_utf8_lossy(&output.stdout)
-            )),
-            Err(err) => wrong.push(format!("e2fsck: {err}")),
-        }
+    if fs == Fs::Ext4 {
+        fsck.arg("-f");
+    }
+    match fsck.arg("-n").arg(image).output() {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => wrong.push(format!(
+            "I9: {}: {}{}",
+            image.display(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )),
+        Err(err) => wrong.push(format!("fsck: {err}")),
     }
 }

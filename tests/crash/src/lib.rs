@@ -8,6 +8,7 @@
 pub mod calls;
 pub mod check;
 pub mod disk;
+pub mod ground;
 pub mod guest;
 pub mod invariants;
 pub mod left;

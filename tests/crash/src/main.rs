@@ -14,7 +14,8 @@ use anyhow::{Context as _, bail};
 use clap::Parser;
 
 use gvad_crash_tests::check::{self, Damage};
-use gvad_crash_tests::guest::{self, Ground};
+use gvad_crash_tests::ground::Ground;
+use gvad_crash_tests::guest::{self, Fs};
 use gvad_crash_tests::left;
 use gvad_crash_tests::trace::{self, Counted, Deed, Plan};
 use gvad_crash_tests::watchdog::Watchdog;
@@ -81,7 +82,7 @@ fn work(arguments: &Arguments) -> anyhow::Result<bool> {
 }
 
 fn try_all(ground: &Ground, arguments: &Arguments) -> anyhow::Result<bool> {
-    ground.make_templates()?;
+    ground.make_templates(Fs::Ext4)?;
     if left::group_parent().is_none() {
         println!("no cgroup v2: what a killed gvad's scripts leave running is not looked at");
     }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, anyhow};
 
 use gvad_crash_tests::calls::{self, Class};
-use gvad_crash_tests::guest::{Kind, Layout};
+use gvad_crash_tests::guest::{Fs, Kind, Layout};
 use gvad_crash_tests::trace::{Counted, Deed, Plan};
 
 /// What is tried together.
@@ -61,6 +61,7 @@ impl Base {
         };
         Kind {
             layout,
+            fs: Fs::Ext4,
             rerun: self == Self::Rerun,
             daemon: self == Self::Rest,
         }

@@ -42,11 +42,11 @@ fn script(name: impl Into<OsString>, id: &'static str, rest: &str) -> Script {
     }
 }
 
-/// Hands over `name` with `body` the documented way, and tells before and after that it does.
+/// Hands over `name` with `body` the documented way, durably, and tells before and after that it does.
 fn drop_script(id: &str, name: &str, body: &str) -> String {
     format!(
         "cd \"$GVA_APPLICATION/script-bin\" || exit 1\ncat > .draft-{id} <<'END' || exit 1\n{body}END\nchmod +x .draft-{id}\n\
-         echo dropping {id} >> \"$WITNESS\"\nmv -f .draft-{id} {name} && echo dropped {id} >> \"$WITNESS\"\n"
+         sync .draft-{id}\necho dropping {id} >> \"$WITNESS\"\nmv -f .draft-{id} {name} && sync . && echo dropped {id} >> \"$WITNESS\"\n"
     )
 }
 
