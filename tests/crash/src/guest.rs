@@ -122,7 +122,7 @@ impl Guest {
         let (app, out) = self.kind.layout.images();
         let (app, out) = (ending(app), ending(out));
         let output = match self.kind.layout {
-            Layout::Combined => String::new(),
+            Layout::Combined => "wait = \"0s\"\n".to_owned(),
             _ => format!("source = \"{dir}/out{out}\"\nwait = \"1s\"\n"),
         };
         let options = |image: &str| {
