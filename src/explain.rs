@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::sys::errno::{EACCES, ELIBBAD, ELOOP, ENOENT, ENOEXEC, ENOTDIR};
+use crate::sys::file;
 use object::Endianness;
 use object::elf::{self, FileHeader32, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -26,7 +27,7 @@ pub fn explain(script: &Path, error: &io::Error) -> String {
     let found = match error.raw_os_error() {
         Some(code) if code == ENOEXEC => not_executable_format(script),
         Some(code) if code == ENOENT || code == EACCES || code == ENOTDIR || code == ELIBBAD => {
-            interpreter(script, 0)
+            no_interpreter(script).or_else(|| interpreter(script, 0))
         }
         Some(code) if code == ELOOP => Some(
             "its interpreter is a script whose interpreter is a script, and so on without end"
@@ -65,6 +66,9 @@ fn not_executable_format(script: &Path) -> Option<String> {
             elf_problem(&bytes).unwrap_or_else(|| "a damaged or truncated ELF program".to_owned()),
         );
     }
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Some("a text in UTF-16: save the file as UTF-8 without BOM".to_owned());
+    }
     if bytes.starts_with(b"\xef\xbb\xbf#!") {
         return Some(
             "a byte order mark stands before #!: save the file as UTF-8 without BOM".to_owned(),
@@ -80,8 +84,8 @@ fn not_executable_format(script: &Path) -> Option<String> {
                 "its #! line is longer than the {} bytes that the kernel reads",
                 LONGEST_SHEBANG - 1
             )
-        } else if shebang(&bytes).is_none() {
-            "no interpreter is named behind #!: the first line must be such as #!/bin/sh".to_owned()
+        } else if let Some(reason) = no_interpreter(script) {
+            reason
         } else {
             interpreter(script, 0).unwrap_or_else(|| unusable_interpreter(&bytes))
         });
@@ -92,6 +96,14 @@ fn not_executable_format(script: &Path) -> Option<String> {
             .to_owned()
     } else {
         "neither a script with #! nor a program in a format that this machine knows".to_owned()
+    })
+}
+
+/// The kernel's answer to this depends on what is behind it: `ENOEXEC` if a line end, `EACCES` if nothing.
+fn no_interpreter(script: &Path) -> Option<String> {
+    let bytes = beginning(script, LONGEST_SHEBANG).ok()?;
+    (bytes.starts_with(b"#!") && shebang(&bytes).is_none()).then(|| {
+        "no interpreter is named behind #!: the first line must be such as #!/bin/sh".to_owned()
     })
 }
 
@@ -130,6 +142,11 @@ fn interpreter(script: &Path, depth: usize) -> Option<String> {
             "the #! line ends in CRLF, so the kernel looks for \"{shown}\", a name with a carriage return, in place of \"{clean}\": save the file with LF line ends",
         ));
     }
+    if wanted.is_relative() && kind == "interpreter" {
+        return Some(format!(
+            "its {kind} \"{shown}\" is not an absolute path: write such as #!/bin/sh"
+        ));
+    }
     match fs::metadata(&wanted) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
             Some(format!("its {kind} \"{shown}\" does not exist"))
@@ -139,9 +156,17 @@ fn interpreter(script: &Path, depth: usize) -> Option<String> {
         Ok(meta) if meta.permissions().mode() & 0o111 == 0 => {
             Some(format!("its {kind} \"{shown}\" is not executable"))
         }
+        Ok(_) if is_noexec(&wanted) => Some(format!(
+            "its {kind} \"{shown}\" lies on a file system that is mounted noexec"
+        )),
         Ok(_) if depth < DEEPEST => interpreter(&wanted, depth + 1),
         Ok(_) => None,
     }
+}
+
+fn is_noexec(path: &Path) -> bool {
+    let room = File::open(path).and_then(file::room);
+    room.is_ok_and(|room| room.noexec)
 }
 
 /// What an ELF header says that this machine cannot serve.

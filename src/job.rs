@@ -28,6 +28,7 @@ use crate::run::{Limits, Ready};
 use crate::stage::{self, Stage};
 use crate::status::State;
 use crate::surroundings::{Places, environment, limits};
+use crate::sys::errno::EXDEV;
 
 /// What jobs work with.
 #[derive(Debug)]
@@ -96,6 +97,10 @@ impl Workplace {
             Ok(Opening::Ready(opened)) => opened,
             Ok(Opening::NotYet(reason)) => return Ok(JobEnd::NotYet(reason)),
             Ok(Opening::Gone) => return Ok(JobEnd::Nothing),
+            Err(err) if err.raw_os_error() == Some(EXDEV) => {
+                let reason = "something is mounted over it: unmount that";
+                return Ok(JobEnd::PassedOver(reason.to_owned()));
+            }
             Err(err) => return Ok(JobEnd::PassedOver(format!("opening it: {err}"))),
         };
         match self.ran_before(&opened).await {

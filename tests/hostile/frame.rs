@@ -112,8 +112,22 @@ pub(crate) fn row(
         "the good scripts run once each\n--- first {}\n--- next {ended}",
         seen.ended
     );
-    guest.result(NEIGHBOUR);
-    guest.result(NEXT);
+    for name in [NEIGHBOUR, NEXT] {
+        assert_eq!(guest.result(name)["outcome"], "exited");
+    }
+    let (before, ran) = (next.results.len(), guest.witness());
+    let ended = guest.drain();
+    assert_eq!(
+        told(&guest).len(),
+        2,
+        "a further start runs nothing: {ended}"
+    );
+    assert_eq!(
+        guest.witness(),
+        ran,
+        "a further start runs nothing: {ended}"
+    );
+    assert_eq!(guest.results().len(), before, "{ended}");
     guest.assert_clean();
 }
 
@@ -227,6 +241,11 @@ pub(crate) fn result(script: &'static str, outcome: &'static str, reason: &'stat
         let said = one["reason"].as_str().unwrap_or_default();
         assert_eq!(said.is_empty(), reason.is_empty(), "{one:#}");
         assert!(said.contains(reason), "{reason:?} in {one:#}");
+        let started = ["started_at", "finished_at", "exit_code", "signal"];
+        if outcome == "not_started" {
+            assert!(started.iter().all(|field| one[*field].is_null()), "{one:#}");
+            assert_eq!(one["success"], false);
+        }
     })
 }
 
@@ -258,9 +277,8 @@ pub(crate) fn ran<const N: usize>(scripts: [&'static str; N]) -> Expect {
     that(move |seen| assert_eq!(seen.guest.witness(), scripts, "{}", seen.ended))
 }
 
-/// The file stays in script-bin, has no result, and is listed with a reason that has this text in it: in the log once, in `status.json`,
-/// and on the page of `gvad status`.
-pub(crate) fn passed_over(file: &'static str, reason: &'static str) -> Expect {
+/// The file stays in script-bin, has no result, and is told with a reason that has this text in it: in the log, and in `status.json`.
+pub(crate) fn not_taken(file: &'static str, reason: &'static str) -> Expect {
     that(move |seen| {
         assert!(seen.guest.waiting().iter().any(|name| name == file));
         assert_eq!(seen.of(file), Vec::<&Value>::new(), "it has no result");
@@ -271,10 +289,21 @@ pub(crate) fn passed_over(file: &'static str, reason: &'static str) -> Expect {
         let said = one["reason"].as_str().unwrap();
         assert!(said.contains(reason), "{reason:?} in {said:?}");
         let tells = |line: &&str| line.contains("passed over") && line.contains(said);
-        let lines = seen.ended.stderr.lines().filter(tells);
-        assert!(lines.count() > 0, "{said:?} in {}", seen.ended);
-        let on_page = seen.page.is_empty() || seen.page.lines().any(|line| tells(&line));
-        assert!(on_page, "{said:?} in {}", seen.page);
+        let logged = seen.ended.stderr.lines().any(|line| tells(&line));
+        assert!(logged, "{said:?} in {}", seen.ended);
+    })
+}
+
+/// [`not_taken`], and it is on the page of `gvad status` while the neighbour runs.
+pub(crate) fn passed_over(file: &'static str, reason: &'static str) -> Expect {
+    let Expect::That(is_so) = not_taken(file, reason) else {
+        unreachable!()
+    };
+    that(move |seen| {
+        is_so(seen);
+        let listed = |line: &str| line.contains("passed over") && line.contains(reason);
+        let on_page = seen.page.is_empty() || seen.page.lines().any(listed);
+        assert!(on_page, "{reason:?} in {}", seen.page);
     })
 }
 

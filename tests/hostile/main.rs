@@ -18,7 +18,9 @@ mod harness;
 mod frame;
 
 mod configuration;
+mod content;
 mod failing;
+mod files;
 mod images;
 mod mounts;
 mod names;

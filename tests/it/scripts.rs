@@ -213,47 +213,6 @@ fn what_is_passed_over_is_logged_once_and_listed_with_its_reason() {
 }
 
 #[test]
-fn world_writable_file_does_not_run_but_group_and_owner_do_not_matter() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.inside(|root| {
-        let bin = root.join("script-bin");
-        for (name, bits) in [
-            ("world", 0o757),
-            ("world-only", 0o702),
-            ("group", 0o775),
-            ("foreign", 0o755),
-        ] {
-            write_script(&bin.join(name), TELL);
-            mode(&bin.join(name), bits);
-        }
-        sh(&format!(
-            "chown 1000:1000 '{0}/foreign' '{0}/group' '{0}'; chmod 775 '{0}'",
-            bin.display()
-        ));
-    });
-    guest.drain_ok();
-    assert_eq!(guest.witness(), ["foreign", "group"]);
-    assert_eq!(guest.waiting(), ["world", "world-only"]);
-}
-
-#[test]
-fn nothing_in_a_world_writable_script_bin_runs() {
-    for bits in [0o777, 0o1777, 0o703] {
-        let Some(guest) = Guest::on_image() else {
-            return;
-        };
-        guest.script("hello", TELL);
-        guest.inside(|root| mode(&root.join("script-bin"), bits));
-        let ended = guest.drain();
-        assert!(ended.stderr.contains("script-bin"), "{bits:o}: {ended}");
-        assert_eq!(guest.witness(), Vec::<String>::new());
-        assert_eq!(guest.waiting(), ["hello"]);
-    }
-}
-
-#[test]
 fn script_bin_is_made_where_it_is_missing() {
     let Some(guest) = Guest::on_image() else {
         return;
@@ -290,20 +249,4 @@ fn missing_script_bin_on_a_read_only_image_is_no_work() {
     let said = ended.code == Some(2) && ended.stderr.contains("script-bin");
     assert!(ended.code == Some(0) || said, "{ended}");
     guest.assert_clean();
-}
-
-#[test]
-fn script_bin_that_leads_elsewhere_is_not_followed() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    write_script(&guest.path("elsewhere/hello"), TELL);
-    guest.inside(|root| {
-        fs::remove_dir(root.join("script-bin")).unwrap();
-        std::os::unix::fs::symlink(guest.path("elsewhere"), root.join("script-bin")).unwrap();
-    });
-    let ended = guest.drain();
-    assert_eq!(guest.witness(), Vec::<String>::new(), "{ended}");
-    assert!(guest.path("elsewhere/hello").exists());
-    assert!(!guest.path("elsewhere/.gvad").exists());
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
-use crate::harness::{Daemon, Fs, Guest, Image, Place, sh, tool, wait_until};
+use crate::harness::{Daemon, Fs, Guest, Image, Place, tool, wait_until};
 
 /// A script that tells that it ran.
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
@@ -82,60 +82,6 @@ fn execute_bit_set_last_hands_over() {
 }
 
 #[test]
-fn what_cannot_be_started_says_why_and_does_not_stop_the_rest() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    let mut elf = fs::read("/bin/true").unwrap();
-    elf[18..20].copy_from_slice(if cfg!(target_arch = "aarch64") {
-        &[62, 0]
-    } else {
-        &[183, 0]
-    });
-    let torn = &fs::read("/bin/true").unwrap()[..40];
-    let cases: [(&str, &[u8], &[&str]); 6] = [
-        (
-            "missing",
-            b"#!/opt/no/such-interpreter -x\n",
-            &["/opt/no/such-interpreter"],
-        ),
-        (
-            "crlf",
-            b"#!/bin/sh\r\necho ran >> \"$WITNESS\"\r\n",
-            &["CRLF"],
-        ),
-        ("arch", &elf, &["architecture"]),
-        ("torn", torn, &[]),
-        ("noexec", b"#!/etc/passwd\n", &["/etc/passwd"]),
-        ("dir", b"#!/usr\n", &["/usr"]),
-    ];
-    for (name, bytes, _) in cases {
-        guest.inside(|root| {
-            let path = root.join("script-bin").join(name);
-            fs::write(&path, bytes).unwrap();
-            mode(&path, 0o755);
-        });
-    }
-    guest.script("zz-good", TELL);
-    assert_eq!(guest.drain().code, Some(1));
-    assert_eq!(guest.witness(), ["zz-good"]);
-    for (name, _, words) in cases {
-        let result = guest.result(name);
-        assert_eq!(result["outcome"], "not_started", "{result}");
-        let reason = result["reason"].as_str().unwrap();
-        assert!(
-            !reason.is_empty() && words.iter().all(|word| reason.contains(word)),
-            "{name}: {reason}"
-        );
-        for field in ["started_at", "finished_at", "exit_code", "signal"] {
-            assert!(result[field].is_null(), "{name} {field}: {result}");
-        }
-        assert_eq!(result["success"], false);
-    }
-    guest.assert_clean();
-}
-
-#[test]
 fn script_that_cannot_be_read_is_on_record_and_does_not_stop_the_rest() {
     let Some(guest) = Guest::with_output_image() else {
         return;
@@ -174,64 +120,6 @@ fn memory_find(bytes: &[u8], what: &[u8]) -> Vec<usize> {
         .map(|(i, _)| i)
         .filter(|i| bytes[*i..].starts_with(what))
         .collect()
-}
-
-#[test]
-fn script_too_large_for_the_private_directory_is_not_started() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    fs::create_dir(guest.path("state")).unwrap();
-    sh(&format!(
-        "mount -t tmpfs -o size=2m,mode=700 tmpfs '{}'",
-        guest.text("state")
-    ));
-    guest.script(
-        "a-large",
-        &format!("{TELL}{}", "# padding\n".repeat(500_000)),
-    );
-    guest.script("b-good", TELL);
-    let ended = guest.drain();
-    assert_eq!(ended.code, Some(1), "{ended}");
-    assert_eq!(guest.witness(), ["b-good"]);
-    let result = guest.result("a-large");
-    assert_eq!(result["outcome"], "not_started", "{result}");
-    assert!(!result["reason"].as_str().unwrap().is_empty());
-}
-
-#[test]
-fn text_without_an_interpreter_line_is_not_given_to_a_shell() {
-    let Some(guest) = Guest::in_directory() else {
-        return;
-    };
-    guest.script("a-text", "echo ran >> \"$WITNESS\"\n");
-    guest.script("b-empty", "");
-    guest.script("c-good", TELL);
-    assert_eq!(guest.drain().code, Some(1));
-    assert_eq!(guest.witness(), ["c-good"]);
-    for name in ["a-text", "b-empty"] {
-        let result = guest.result(name);
-        assert_eq!(result["outcome"], "not_started", "{result}");
-    }
-    let reason = guest.result("a-text")["reason"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    assert!(
-        reason.contains("#!"),
-        "the reason must name the cure: {reason}"
-    );
-    assert_eq!(guest.waiting(), Vec::<String>::new());
-}
-
-#[test]
-fn binary_is_a_script() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.inside(|root| fs::copy("/bin/true", root.join("script-bin/program")).unwrap());
-    guest.drain_ok();
-    assert_eq!(guest.result("program")["outcome"], "exited");
 }
 
 #[test]
