@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Guest, names, sh, write_script};
+use crate::harness::{Guest, names, sh};
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
 
@@ -89,40 +89,4 @@ fn private_directory_that_cannot_be_removed_does_not_stop_the_rest() {
         "chattr -R -i '{}' 2> /dev/null || true",
         dir.trim()
     ));
-}
-
-#[test]
-fn waiting_script_that_is_swapped_for_a_link_does_not_run() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    let dir = precious(&guest);
-    write_script(&guest.path("evil"), TELL);
-    guest.set("environment.EVIL", guest.text("evil"));
-    let body = "#!/bin/sh\ncd \"$GVA_APPLICATION/script-bin\"\nrm b c d\nln -s \"$EVIL\" b\nmkdir c\nmkfifo d\n\
-                ln -s \"$PRECIOUS\" .gvad-link\n";
-    guest.script("a", body);
-    for name in ["b", "c", "d", "e"] {
-        guest.script(name, TELL);
-    }
-    guest.drain_ok();
-    assert_eq!(guest.witness(), ["e"]);
-    assert_eq!(guest.waiting(), [".gvad-link", "b", "c", "d"]);
-    assert_intact(&dir);
-}
-
-#[test]
-fn script_bin_that_something_is_mounted_over_is_not_used() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    let body = "#!/bin/sh\ncd \"$GVA_APPLICATION\"\nmount -t tmpfs -o mode=755 t script-bin\n\
-                printf '#!/bin/sh\\necho evil >> \"$WITNESS\"\\n' > script-bin/evil\nchmod 755 script-bin/evil\n";
-    guest.script("a", body);
-    let ended = guest.drain();
-    assert_eq!(guest.witness(), Vec::<String>::new(), "{ended}");
-    assert_eq!(ended.code, Some(2), "{ended}");
-    assert!(ended.stderr.contains("mounted over"), "{ended}");
-    assert_eq!(guest.result("a")["success"], true);
-    guest.assert_clean();
 }

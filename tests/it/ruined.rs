@@ -6,72 +6,6 @@ use crate::harness::{Fs, Guest, run, sh, wait_until};
 
 const TELL: &str = "#!/bin/sh\nprintf '%s\\n' \"${0##*/}\" >> \"$WITNESS\"\n";
 
-/// `a` does `what`; afterwards `b` runs, now and after two more starts nothing is run again, and `a` has one final result.
-#[track_caller]
-fn goes_on(what: &str) {
-    let Some(guest) = Guest::with_output_image() else {
-        return;
-    };
-    guest.script(
-        "a",
-        &format!("#!/bin/sh\necho a >> \"$WITNESS\"\nR=\"$GVA_OUTPUT/gvad/$GVA_RUN_ID\"\n{what}\n"),
-    );
-    guest.script("b", TELL);
-    for _ in 0..3 {
-        guest.drain();
-    }
-    assert_eq!(guest.witness(), ["a", "b"], "{what}");
-    let results = guest.results();
-    for name in ["a", "b"] {
-        let of = results.iter().filter(|result| result["script"] == name);
-        assert_eq!(of.count(), 1, "{what}: {results:#?}");
-    }
-    guest.assert_clean();
-}
-
-#[test]
-fn immutable_claim_is_deleted_all_the_same() {
-    goes_on("chattr +i \"$GVA_APPLICATION\"/script-bin/.gvad/*/a");
-}
-
-#[test]
-fn run_directory_that_was_replaced_does_not_stop_the_rest() {
-    goes_on("mv \"$R\" \"$GVA_OUTPUT/moved\"; ln -s \"$GVA_OUTPUT/moved\" \"$R\"");
-    goes_on("rm -r \"$R\"; echo x > \"$R\"");
-    goes_on("chattr +i \"$R\"");
-}
-
-#[test]
-fn something_in_the_place_of_the_result_does_not_stop_the_rest() {
-    goes_on("mkdir \"$R/result.json\"");
-    goes_on("rm \"$R/.result.json.tmp\"; mkdir \"$R/.result.json.tmp\"");
-}
-
-#[test]
-fn something_in_the_place_of_the_ledger_does_not_stop_the_rest() {
-    for what in [
-        "rm \"$L\"; mkdir \"$L\"",
-        "rm \"$L\"; ln -s /etc/passwd \"$L\"",
-        "truncate -s 10G \"$L\"",
-        "chattr +i \"$L\"",
-    ] {
-        let Some(guest) = Guest::with_output_image() else {
-            return;
-        };
-        guest.script(
-            "a",
-            &format!("#!/bin/sh\nL=\"$GVA_OUTPUT/gvad/ledger\"\n{what}\n"),
-        );
-        guest.script("b", TELL);
-        for _ in 0..3 {
-            guest.drain();
-        }
-        assert_eq!(guest.witness(), ["b"], "{what}");
-        assert!(fs::exists("/etc/passwd").unwrap());
-        guest.assert_clean();
-    }
-}
-
 #[test]
 fn removed_temp_dir_is_made_again() {
     let Some(guest) = Guest::on_image() else {
@@ -208,24 +142,6 @@ fn log_that_cannot_be_written_does_not_stop_gvad() {
     assert_eq!(gvad.status().unwrap().code(), Some(0));
     assert_eq!(guest.witness(), ["a"]);
     guest.assert_clean();
-}
-
-#[test]
-fn script_that_cannot_be_claimed_is_no_success() {
-    let Some(guest) = Guest::on_image() else {
-        return;
-    };
-    guest.script("a", TELL);
-    guest.script("b", TELL);
-    guest.inside(|root| sh(&format!("chattr +i '{}/script-bin/a'", root.display())));
-    let ended = guest.drain();
-    assert_eq!(ended.code, Some(2), "{ended}");
-    assert!(ended.stderr.contains("claiming it"), "{ended}");
-    assert_eq!(guest.witness(), ["b"]);
-    assert_eq!(guest.waiting(), ["a"]);
-    guest.inside(|root| sh(&format!("chattr -i '{}/script-bin/a'", root.display())));
-    guest.drain_ok();
-    assert_eq!(guest.witness(), ["b", "a"]);
 }
 
 #[test]
