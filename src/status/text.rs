@@ -31,7 +31,7 @@ impl fmt::Display for Status {
             self.gvad_version, self.pid, self.state
         )?;
         if let Some(problem) = &self.problem {
-            writeln!(f, "  problem: {problem}")?;
+            writeln!(f, "  problem: {}", shown(problem.as_ref()))?;
         }
         for image in &self.images {
             let mode = if image.read_only {
@@ -42,7 +42,11 @@ impl fmt::Display for Status {
             writeln!(
                 f,
                 "  {:<12} {} ({}, {mode}) at {}, from {}",
-                image.role, image.device, image.fstype, image.mount_point, image.source
+                image.role,
+                image.device,
+                image.fstype,
+                image.mount_point,
+                shown(image.source.as_ref())
             )?;
         }
         if let Some(running) = &self.running {

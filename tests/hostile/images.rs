@@ -41,7 +41,7 @@ pub(crate) fn complains(words: &'static [&'static str]) -> Expect {
 }
 
 /// Bytes without any order, the same ones in every run.
-fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
     let mut next = || {
         state ^= state << 13;

@@ -542,29 +542,6 @@ fn medium_that_cannot_be_used_does_not_keep_the_machine_up_for_ever() {
 }
 
 #[test]
-fn two_devices_that_match_data_or_output_stay_an_error_that_names_both() {
-    for role in ["data", "output"] {
-        let Some(guest) = Guest::on_image() else {
-            return;
-        };
-        guest.script("a", TELL);
-        let image = Image::empty(Fs::Ext4, guest.path("one.img"), &guest.label("two"));
-        fs::copy(&image.path, guest.path("copy.img")).unwrap();
-        let one = guest.attach(&guest.path("one.img"), &[]);
-        let two = guest.attach(&guest.path("copy.img"), &[]);
-        guest.set(
-            &format!("{role}.source"),
-            format!("LABEL={}", guest.label("two")),
-        );
-        let ended = guest.drain();
-        assert_eq!(ended.code, Some(2), "{ended}");
-        let both = |line: &str| line.contains(&one) && line.contains(&two);
-        assert!(ended.stderr.lines().any(both), "{ended}");
-        assert_eq!(guest.witness(), Vec::<String>::new());
-    }
-}
-
-#[test]
 fn pattern_that_stands_for_the_data_or_output_image_too_is_refused() {
     let Some(guest) = guest() else { return };
     guest.unset("output.source");
