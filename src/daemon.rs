@@ -24,7 +24,7 @@ use crate::session::{self, Ended, turns};
 use crate::shutdown::Shutdown;
 use crate::status::State;
 use crate::stop::{self, Cancel, Stopper};
-use crate::surroundings::limits;
+use crate::surroundings::{can_be_made, limits};
 use crate::sys::dir::Dir;
 use crate::sys::lock::{Lock, Mode as LockMode, by_whom, lock_within};
 use crate::sys::{file, process};
@@ -169,16 +169,18 @@ impl Reload {
                     || new.data != old.data
                     || new.output != old.output
                     || new.run.temp_dir != old.run.temp_dir
-                    || group_limits(&new) != group_limits(&old);
+                    || fixed_limits(&new) != fixed_limits(&old);
                 if fixed {
                     warn!(
-                        "changes to [application], [data], [output], run.temp_dir, run.memory_max, run.tasks_max and run.cpu_weight take effect when gvad is started again"
+                        "changes to [application], [data], [output], run.temp_dir, run.memory_max, run.tasks_max, run.cpu_weight, run.protect_base and run.network take effect when gvad is started again"
                     );
                     (new.application, new.data) = (old.application.clone(), old.data.clone());
                     (new.output, new.run.temp_dir) = (old.output.clone(), old.run.temp_dir.clone());
                     (new.run.memory_max, new.run.tasks_max) =
                         (old.run.memory_max, old.run.tasks_max);
                     new.run.cpu_weight = old.run.cpu_weight;
+                    (new.run.protect_base, new.run.network) =
+                        (old.run.protect_base, old.run.network);
                 }
                 info!("the configuration was read again");
                 self.sender.send_replace(Rc::new(new));
@@ -190,9 +192,14 @@ impl Reload {
 }
 
 /// What is set up once, for the control groups of all scripts.
-fn group_limits(config: &Config) -> (u64, u64, u64) {
+/// What was tried when gvad was started, and holds until it is started again.
+fn fixed_limits(config: &Config) -> ([u64; 3], [bool; 2]) {
     let limits = limits(config);
-    (limits.memory, limits.tasks, limits.cpu_weight)
+    let run = &config.run;
+    (
+        [limits.memory, limits.tasks, limits.cpu_weight],
+        [run.protect_base, run.network],
+    )
 }
 
 struct Process {
@@ -212,6 +219,7 @@ impl Process {
         let boot_id = process::boot_id().context("reading the boot id")?;
         let runner =
             Runner::new(&temp_dir.dir, limits(&config)).context("preparing to run scripts")?;
+        can_be_made(&config)?;
         let (sender, receiver) = watch::channel(Rc::new(config));
         let (stopper, stop) = stop::pair();
         // Without the socket only `gvad status` is missing.

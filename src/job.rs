@@ -27,7 +27,7 @@ use crate::record::{OutputDir, Prepared, is_full};
 use crate::run::{Limits, Ready};
 use crate::stage::{self, Stage};
 use crate::status::State;
-use crate::surroundings::{Places, environment, limits};
+use crate::surroundings::{Places, environment, limits, namespaces};
 use crate::sys::errno::EXDEV;
 
 /// What jobs work with.
@@ -361,13 +361,15 @@ impl Workplace {
         let told = ctx.parameters.variables();
         let environment = environment(config, &self.places, stage, &name, start, told);
         let files = (Rc::clone(&prepared.stdout), Rc::clone(&prepared.stderr));
-        ctx.runner.ready(
+        let namespaces = namespaces(config, &self.places, Some(&stage.path))?;
+        let ready = ctx.runner.ready(
             start.run,
             files,
             limits,
             &stage.script,
             directory,
             &environment,
-        )
+        );
+        Ok(ready?.within(namespaces))
     }
 }

@@ -1,13 +1,17 @@
 //! What a script finds around itself: its environment, and the limits it runs under.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use crate::config::{Config, DEFAULT_PATH, Leftovers};
+use anyhow::Context;
+
+use crate::config::{Config, DEFAULT_PATH, Leftovers, Run};
 use crate::ledger::line::Start;
 use crate::progress;
 use crate::run::Limits;
 use crate::stage::Stage;
+use crate::sys::namespace::{self, Namespaces, View};
 
 /// The directories that scripts are told of.
 #[derive(Debug, Clone)]
@@ -33,6 +37,53 @@ pub fn limits(config: &Config) -> Limits {
         tasks: config.run.tasks_max,
         cpu_weight: config.run.cpu_weight,
     }
+}
+
+/// The namespaces that the configuration wants a script to be in: what it shares with the machine is the three images and its private directory.
+///
+/// # Errors
+/// What the kernel refuses.
+pub fn namespaces(
+    config: &Config,
+    places: &Places,
+    private: Option<&Path>,
+) -> io::Result<Namespaces> {
+    let Run {
+        protect_base,
+        network,
+        temp_dir,
+        ..
+    } = &config.run;
+    if !protect_base && *network {
+        return Ok(Namespaces::default());
+    }
+    let Places {
+        application,
+        data,
+        output,
+    } = places;
+    let images = [application, data, output].map(PathBuf::as_path);
+    let shared: Vec<_> = images.into_iter().chain(private).collect();
+    let view = View {
+        shared: &shared,
+        scratch: temp_dir,
+    };
+    namespace::make(protect_base.then_some(&view), !network)
+}
+
+/// Whether scripts can have such surroundings, asked before any script is touched.
+///
+/// # Errors
+/// They cannot: what the kernel refuses.
+pub fn can_be_made(config: &Config) -> anyhow::Result<()> {
+    let none = Places {
+        application: PathBuf::new(),
+        data: PathBuf::new(),
+        output: PathBuf::new(),
+    };
+    namespaces(config, &none, None)
+        .map(drop)
+        .context("trying run.protect_base and run.network")
 }
 
 /// The whole environment of a script; nothing of this process's own is in it.

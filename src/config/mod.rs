@@ -150,6 +150,10 @@ pub struct Run {
     pub tasks_max: u64,
     /// The share of processor time, from 1 to 10000, where others want some too; 0 leaves it as the kernel has it.
     pub cpu_weight: u64,
+    /// Nothing that a script writes to the base system stays.
+    pub protect_base: bool,
+    /// Scripts have the machine's network.
+    pub network: bool,
     /// Where private temporary directories are made.
     pub temp_dir: PathBuf,
     /// Where a script starts.
@@ -313,6 +317,8 @@ impl Default for Run {
             memory_max: Size(0),
             tasks_max: 0,
             cpu_weight: 0,
+            protect_base: false,
+            network: true,
             temp_dir: "/var/lib/gvad".into(),
             working_directory: WorkingDirectory::Application,
         }

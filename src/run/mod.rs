@@ -20,6 +20,7 @@ use crate::capture::Capture;
 use crate::explain::explain;
 use crate::sys::cgroup::{Cgroup, Parent};
 use crate::sys::dir::{Dir, Look};
+use crate::sys::namespace::Namespaces;
 use crate::sys::process::{self, OomKills};
 use crate::sys::ready;
 use crate::sys::spawn::{self, Child, NotStarted, Program, Step};
@@ -80,6 +81,7 @@ pub struct Ready {
     program: CString,
     directory: CString,
     environment: Vec<CString>,
+    namespaces: Namespaces,
 }
 
 impl Runner {
@@ -184,6 +186,7 @@ impl Runner {
                 program,
                 directory,
                 environment,
+                namespaces: Namespaces::default(),
             }),
             Err(err) => {
                 remove_group(cgroup);
@@ -248,6 +251,13 @@ impl Ready {
         self.cgroup
             .as_ref()
             .and_then(|cgroup| cgroup.path().to_str().map(str::to_owned))
+    }
+
+    /// The script will run in these.
+    #[must_use]
+    pub fn within(mut self, namespaces: Namespaces) -> Ready {
+        self.namespaces = namespaces;
+        self
     }
 
     /// Lets everything go; the script is not started.
@@ -321,6 +331,7 @@ impl Ready {
             stdout,
             stderr,
             cgroup: self.cgroup.as_ref().map(Cgroup::as_fd),
+            namespaces: &self.namespaces,
         })
     }
 

@@ -13,6 +13,7 @@ pub mod look;
 pub mod loopdev;
 pub mod mount;
 pub mod mountinfo;
+pub mod namespace;
 pub mod partition;
 pub mod pipe;
 pub mod port;

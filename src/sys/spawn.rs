@@ -16,6 +16,8 @@ use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 
 use nix::errno::Errno;
 
+use super::namespace::Namespaces;
+
 /// What to start, and in which surroundings.
 #[derive(Debug)]
 pub struct Program<'a> {
@@ -33,6 +35,8 @@ pub struct Program<'a> {
     pub stderr: BorrowedFd<'a>,
     /// The control group to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// Namespaces to enter, before the working directory is entered and the file executed: both are looked for there.
+    pub namespaces: &'a Namespaces,
 }
 
 /// A started program.
@@ -51,7 +55,7 @@ pub enum Step {
     Clone,
     /// chdir(2) to the working directory.
     Directory,
-    /// Session, descriptors or the OOM score.
+    /// Session, descriptors, namespaces or the OOM score.
     Surroundings,
     /// execve(2).
     Execute,
@@ -98,6 +102,8 @@ struct Prepared<'a> {
     envp: Vec<*const libc::c_char>,
     directory: &'a CStr,
     descriptors: [RawFd; 3],
+    /// Namespaces to enter; -1 is none.
+    namespaces: [RawFd; 2],
     /// Signals to be set to their defaults.
     ignored: &'static [libc::c_int],
     /// Where the child failed, and how; written by the child.
@@ -116,6 +122,7 @@ pub fn spawn(program: &Program<'_>) -> Result<Child, NotStarted> {
         .map(|variable| variable.as_ptr())
         .collect();
     envp.push(std::ptr::null());
+    let spaces = program.namespaces;
     let prepared = Prepared {
         path: program.path,
         argv: [program.path.as_ptr(), std::ptr::null()],
@@ -126,6 +133,8 @@ pub fn spawn(program: &Program<'_>) -> Result<Child, NotStarted> {
             program.stdout.as_raw_fd(),
             program.stderr.as_raw_fd(),
         ],
+        namespaces: [&spaces.network, &spaces.mounts]
+            .map(|space| space.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
         ignored: ignored(),
         failed: AtomicU8::new(0),
         errno: AtomicI32::new(0),
@@ -268,6 +277,12 @@ extern "C" fn in_child(prepared: *const Prepared<'_>) -> ! {
     for (target, source) in (0..).zip(prepared.descriptors) {
         // SAFETY: takes no pointer. The sources are above 2: the first three are open in every Rust program from its start.
         if unsafe { libc::dup2(source, target) } < 0 {
+            give_up(prepared, SURROUNDINGS);
+        }
+    }
+    for namespace in prepared.namespaces {
+        // SAFETY: takes no pointer. The child has root and working directory for itself (no CLONE_FS), so entering a mount namespace changes nobody's.
+        if namespace >= 0 && unsafe { libc::setns(namespace, 0) } < 0 {
             give_up(prepared, SURROUNDINGS);
         }
     }

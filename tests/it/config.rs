@@ -54,6 +54,8 @@ max_attempts = 3
 memory_max = "0B"
 tasks_max = 0
 cpu_weight = 0
+protect_base = false
+network = true
 temp_dir = "/var/lib/gvad"
 working_directory = "application"
 [environment]

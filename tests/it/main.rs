@@ -21,6 +21,7 @@ mod outage;
 mod parameters;
 mod progress;
 mod promises;
+mod protected;
 mod queue;
 mod recovery;
 mod report;

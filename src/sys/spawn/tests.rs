@@ -18,6 +18,7 @@ fn start(path: &CStr, directory: &CStr) -> Result<Child, NotStarted> {
         stdout: nothing.as_fd(),
         stderr: nothing.as_fd(),
         cgroup: None,
+        namespaces: &Namespaces::default(),
     })
 }
 
