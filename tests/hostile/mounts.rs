@@ -179,6 +179,27 @@ rows! { Guest::with_output_image();
         cure: |guest| assert_eq!(guest.witness(), Vec::<String>::new());
 }
 
+/// What a guest leaves behind whose power went, on a device that cannot be written.
+fn dirty(guest: &Guest) {
+    guest.inside(|root| {
+        fs::write(root.join("dirt"), "dirt").unwrap();
+        sh(&format!("sync -f '{}'", root.display()));
+        fs::copy(guest.path("app.img"), guest.path("dirty.img")).unwrap();
+    });
+    let device = guest.attach(&guest.path("dirty.img"), &["--read-only"]);
+    guest.set("application.source", device);
+}
+
+rows! { Guest::with_output_image();
+    journal_that_must_be_replayed_on_a_device_that_cannot_be_written:
+        dirty => [exits(2), neighbour_waits(), complains(&["/dev/loop", " is ext4, but mounting it at $TEST/mnt/application failed: ",
+            "its journal must be replayed, and the device is read-only: mount it writable once, or accept its old state with options = \"noload\""])],
+        cure: |guest| guest.set("application.source", guest.text("app.img"));
+    journal_that_is_left_alone_because_somebody_says_so:
+        |guest: &Guest| { dirty(guest); guest.set("application.options", "noload"); } => [],
+        cure: |guest| { guest.unset("application.options"); guest.set("application.source", guest.text("app.img")); };
+}
+
 fn output_back(guest: &Guest) {
     guest.set("output.source", guest.text("output.img"));
 }

@@ -110,33 +110,6 @@ fn status_lists_the_images() {
 }
 
 #[test]
-fn dirty_journal_on_a_read_only_medium_is_one_clear_error() {
-    let Some(guest) = Guest::with_output_image() else {
-        return;
-    };
-    guest.script("a", "#!/bin/sh\necho a >> \"$WITNESS\"\n");
-    // What a guest leaves behind whose power went.
-    guest.inside(|root| {
-        fs::write(root.join("dirt"), "dirt").unwrap();
-        sh(&format!("sync -f '{}'", root.display()));
-        fs::copy(guest.path("app.img"), guest.path("dirty.img")).unwrap();
-    });
-    let device = guest.attach(&guest.path("dirty.img"), &["--read-only"]);
-    guest.set("application.source", device.clone());
-    let ended = guest.drain();
-    assert_eq!(ended.code, Some(2), "{ended}");
-    let said = ended
-        .stderr
-        .lines()
-        .any(|l| l.contains(&device) && l.contains("ext4"));
-    assert!(said, "{ended}");
-    assert!(guest.witness().is_empty());
-    guest.set("application.options", "noload");
-    guest.drain_ok();
-    assert_eq!(guest.witness(), ["a"]);
-}
-
-#[test]
 fn images_are_unmounted_though_a_kept_process_uses_them() {
     let Some(guest) = Guest::with_output_image() else {
         return;
