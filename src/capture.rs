@@ -161,6 +161,7 @@ impl Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::io::Write;
 
     fn capture(limit: u64, print: &[&[u8]]) -> (Captured, Vec<u8>) {
@@ -210,5 +211,32 @@ mod tests {
             (captured.seen, captured.truncated, kept.len()),
             (0, false, 0)
         );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_is_printed_in_whatever_pieces_is_counted_and_kept_up_to_the_limit(
+            sizes in proptest::collection::vec(prop_oneof![0..20_usize, 0..200_000_usize], 0..12),
+            part in 0..=150_u64,
+        ) {
+            let total: usize = sizes.iter().sum();
+            // From nothing to more than is printed, and often just about all.
+            let limit = if part > 140 { total as u64 + part - 145 } else { total as u64 * part / 100 };
+            let whole: Vec<u8> = (0..total).map(|at| (at % 251) as u8).collect();
+            let mut rest = &whole[..];
+            let mut pieces = Vec::new();
+            for size in sizes {
+                let (piece, behind) = rest.split_at(size);
+                pieces.push(piece);
+                rest = behind;
+            }
+            let (captured, kept) = capture(limit, &pieces);
+            prop_assert_eq!(captured.seen, total as u64);
+            prop_assert_eq!(captured.truncated, total as u64 > limit);
+            prop_assert!(captured.error.is_none());
+            prop_assert!(kept == whole[..whole.len().min(limit as usize)], "{} bytes kept of {}, limit {}", kept.len(), total, limit);
+        }
     }
 }

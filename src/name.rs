@@ -122,6 +122,7 @@ pub fn run_number(id: &OsStr) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn any_name_survives_the_way_through_json() {
@@ -172,5 +173,33 @@ mod tests {
             shown("ü\u{202e}hs.\u{2028}".as_ref()),
             "ü\\u{202e}hs.\\u{2028}"
         );
+    }
+
+    /// Any name that a file may have.
+    fn names() -> impl Strategy<Value = OsString> {
+        let byte = prop_oneof![1_u8..=255, Just(b'\n'), Just(0xc3), b'a'..=b'z'];
+        let byte = byte.prop_filter("no name has it", |&byte| byte != b'/');
+        proptest::collection::vec(byte, 1..=255).prop_map(OsString::from_vec)
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_comes_back_from_json_and_breaks_no_line(name in names(), run in any::<u64>()) {
+            let script = ScriptName::of(&name);
+            let text = serde_json::to_string(&script).unwrap();
+            let back: ScriptName = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(back.file_name(), Some(name.clone()));
+            prop_assert_eq!(&back, &script);
+            prop_assert!(!shown(&name).contains(char::is_control));
+            let id = run_id(run, &name);
+            prop_assert_eq!(run_number(OsStr::new(&id)), Some(run));
+            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            prop_assert!(id.bytes().all(plain) && id.len() <= 20 + 1 + LONGEST_IN_ID, "{}", id);
+        }
+
+        #[test]
+        fn two_names_are_never_one(one in names(), other in names()) {
+            prop_assert_eq!(one == other, ScriptName::of(&one) == ScriptName::of(&other));
+        }
     }
 }

@@ -10,6 +10,7 @@ use super::drop_in::laid_over;
 use super::place::{line_at, line_of, list_in_place_of_a_section, place_of};
 use super::{Config, DEFAULT_DATA, DEFAULT_FILE, DEFAULT_OUTPUT, Overrides};
 use crate::manifest::Key;
+use crate::name::shown;
 use crate::source::{Source, is_share};
 
 /// How messages name the drop-in.
@@ -43,6 +44,11 @@ pub fn load(file: Option<&Path>, overrides: &Overrides) -> anyhow::Result<Config
 /// # Errors
 /// As [`load`].
 pub fn effective(text: &str, path: &Path, overrides: &Overrides) -> anyhow::Result<Config> {
+    // A complaint quotes keys and values, and is one line whatever they are.
+    put_together(text, path, overrides).map_err(|err| anyhow!(shown(format!("{err:#}").as_ref())))
+}
+
+fn put_together(text: &str, path: &Path, overrides: &Overrides) -> anyhow::Result<Config> {
     let mut config = parse(text, path)?;
     let drop_in = overrides.drop_in.as_deref();
     if let Some(drop_in) = drop_in {

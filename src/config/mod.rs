@@ -5,6 +5,8 @@
 mod drop_in;
 mod load;
 mod place;
+#[cfg(test)]
+mod properties;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,5 +1,7 @@
 //! The ledger on a real directory.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::name::ScriptName;
 
@@ -133,4 +135,85 @@ fn a_deleted_or_replaced_ledger_is_noticed() {
     assert!(!ledger.in_place().unwrap());
     std::fs::remove_file(base.path().join(NAME)).unwrap();
     assert!(!ledger.in_place().unwrap());
+}
+
+/// What gvad does with a ledger.
+#[derive(Debug, Clone)]
+enum Step {
+    Start(bool),
+    /// Of the run that is so many behind the last.
+    End(u64, bool),
+    Settle,
+    /// The file is written anew.
+    Compact,
+    /// Another gvad opens it.
+    Open,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => any::<bool>().prop_map(Step::Start),
+        5 => (0..4_u64, any::<bool>()).prop_map(|(back, again)| Step::End(back, again)),
+        1 => Just(Step::Settle),
+        1 => Just(Step::Compact),
+        2 => Just(Step::Open),
+    ];
+    proptest::collection::vec(step, 0..30)
+}
+
+type Memory = (
+    u64,
+    u64,
+    u64,
+    Vec<Start>,
+    Vec<(Start, bool)>,
+    Vec<(String, String)>,
+);
+
+fn memory(ledger: &Ledger) -> Memory {
+    let ran = ledger.ran.iter();
+    let mut ran: Vec<_> = ran.map(|(key, hash)| (key.clone(), hash.clone())).collect();
+    ran.sort_unstable();
+    // In which order ended runs are remembered tells nothing, but for those of one script.
+    let mut unsettled = ledger.unsettled.clone();
+    unsettled.sort_by_key(|(start, _)| start.run);
+    (
+        ledger.next_run,
+        ledger.settled,
+        ledger.lost,
+        ledger.unfinished.clone(),
+        unsettled,
+        ran,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn who_opens_a_ledger_knows_what_its_writer_knew(steps in steps()) {
+        let base = tempfile::tempdir().unwrap();
+        let mut ledger = open(base.path()).ledger;
+        let mut started = 0;
+        for step in steps {
+            match step {
+                Step::Start(in_place) => {
+                    started = ledger.next_run();
+                    ledger.start(start(started, in_place)).unwrap();
+                }
+                Step::End(back, again) => ledger.end(started.saturating_sub(back), again).unwrap(),
+                Step::Settle => ledger.settle("ext4-x").unwrap(),
+                Step::Compact => ledger.write_anew().unwrap(),
+                Step::Open => {
+                    let before = memory(&ledger);
+                    let opened = open(base.path());
+                    prop_assert!(opened.set_aside.is_none());
+                    prop_assert_eq!(memory(&opened.ledger), before);
+                    ledger = opened.ledger;
+                }
+            }
+            let numbers = ledger.unfinished.iter().map(|start| start.run);
+            prop_assert!(numbers.max().unwrap_or(0) < ledger.next_run());
+        }
+    }
 }

@@ -67,8 +67,9 @@ impl Recovery<'_> {
         let (resumed, left) = self.sort_claims().await?;
         undeleted |= left;
         if self.script_bin.claims.is_some() {
-            self.forgive_absent(&resumed)?;
+            // First: a script may be among them that is owed a further attempt here.
             undeleted |= self.report_foreign()?;
+            self.forgive_absent(&resumed)?;
         }
         // Only what is durably claimed may be resumed: its next start mark names it as a claim.
         let synced = self.script_bin.sync().context("syncing script-bin")?;
@@ -151,3 +152,6 @@ fn is_group_of_a_run(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.as_encoded_bytes().starts_with(b"gvad-")
 }
+
+#[cfg(test)]
+mod tests;

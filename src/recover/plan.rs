@@ -219,10 +219,8 @@ pub(super) fn close_foreign(
     (run, boot_id, now): (u64, &str, String),
 ) -> Vec<Action> {
     let delete = Action::DeleteForeign(ledger.to_owned(), name.to_owned());
-    if marks
-        .iter()
-        .any(|(start, _)| start.identity.same_file(&claim))
-    {
+    let mut marks = marks.iter();
+    if marks.any(|(start, again)| !again && start.identity.same_file(&claim)) {
         return vec![delete];
     }
     let start = Start {
