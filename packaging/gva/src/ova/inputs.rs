@@ -12,6 +12,8 @@ use serde::Deserialize;
 use super::pack::PackArgs;
 use super::tools;
 use crate::machine::disk::stands_alone;
+use crate::results::extract::Image;
+use crate::say;
 
 /// One disk of the package to be.
 pub(super) struct Input {
@@ -62,6 +64,17 @@ pub(super) fn look(args: &PackArgs, private: &Path) -> Result<Vec<Input>> {
         });
     }
     Ok(inputs)
+}
+
+/// An image whose scripts have run has none any more, and nobody means to pack that. What is no ext4 cannot be looked into.
+pub(super) fn warn_without_scripts(application: &Path) {
+    let looked = Image::open(application).and_then(|image| image.has_a_script());
+    if let Ok(false) = looked {
+        say::warn(&format!(
+            "warning: there is no executable file in script-bin on {}, so nothing will run; scripts that have run are gone from it",
+            application.display()
+        ));
+    }
 }
 
 /// Refuses if the disk would surely be full in the middle: what is packed is at worst as long as what is allocated.

@@ -100,6 +100,7 @@ pub(crate) fn pack(args: &PackArgs) -> Result<ExitCode> {
     let private = scratch::Dir::beside(target)?;
     let inputs = inputs::look(args, private.path())?;
     inputs::room(&inputs, private.path())?;
+    inputs::warn_without_scripts(&args.application);
 
     let package = private.path().join("package");
     fs::create_dir(&package).with_context(|| format!("making {}", package.display()))?;

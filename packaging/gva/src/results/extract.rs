@@ -180,6 +180,13 @@ impl Image {
         Ok(long.sum())
     }
 
+    /// Whether there is a file in script-bin that gvad would run.
+    pub(crate) fn has_a_script(&self) -> anyhow::Result<bool> {
+        let listings = self.list(std::iter::once("/script-bin".to_owned()))?;
+        let mut files = listings.into_iter().flatten().filter(Found::is_file);
+        Ok(files.any(|file| file.mode & 0o111 != 0 && !file.name.starts_with('.')))
+    }
+
     /// The command that prints a file of a run, and how long that is.
     pub(crate) fn cat(&self, run: &str, name: &str) -> anyhow::Result<(Command, u64)> {
         let runs = self.runs()?;

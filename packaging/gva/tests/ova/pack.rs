@@ -325,3 +325,25 @@ fn a_parameter_too_long_for_a_descriptor_is_refused() {
     );
     assert_eq!(shop.names(), ["app.img", "base.img"]);
 }
+
+#[test]
+fn an_application_without_a_script_is_packed_with_a_warning() {
+    let shop = Workshop::new();
+    let packed = shop.pack(&["-o", "one.ova"]);
+    succeeded(&packed);
+    let warning = "there is no executable file in script-bin on app.img, so nothing will run";
+    assert!(said(&packed).1.contains(warning), "{:?}", said(&packed));
+    fs::write(shop.path("a.sh"), "#!/bin/sh\n").unwrap();
+    let mut request = File::create(shop.path("requests")).unwrap();
+    request
+        .write_all(b"mkdir script-bin\ncd script-bin\nwrite a.sh a.sh\nset_inode_field a.sh mode 0100755\n")
+        .unwrap();
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+    let mut debugfs = Command::new("debugfs");
+    let debugfs = debugfs.env("PATH", path).current_dir(shop.path("."));
+    let written = debugfs.args(["-w", "-f", "requests", "app.img"]).status();
+    assert!(written.unwrap().success());
+    let packed = shop.pack(&["-o", "two.ova"]);
+    succeeded(&packed);
+    assert!(!said(&packed).1.contains("warning"), "{:?}", said(&packed));
+}
