@@ -86,9 +86,14 @@ pub(crate) fn row(
     };
     guest.script(NEIGHBOUR, &good(&guest));
     prepare(&guest);
+    let before = guest.mounts();
     let seen = look(&guest, guest.drain());
     let expect = expect();
     meets(&seen, &expect);
+    // A gvad that comes later would end and remove what this one left.
+    if seen.ended.signal.is_none() {
+        guest.assert_over(&before);
+    }
     if let Some(mend) = cure {
         mend(&guest);
     }

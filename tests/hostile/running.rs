@@ -104,8 +104,8 @@ rows! { Guest::in_directory();
     })];
     // What it moved out of its tree of processes is its own affair, as what it has systemd start is.
     script_that_leaves_its_control_group_has_its_result:
-        does("C=$(grep -l . /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/unified/cgroup.procs 2> /dev/null | head -n 1)\nsetsid sleep 1000 &\necho $! | tee \"$C\" > \"$WITNESS.pid\"") => [once(), succeeded("a")],
-        cure: |guest| drop(sh(&format!("kill -9 $(cat '{}')", guest.text("witness.pid"))));
+        does("C=$(grep -l . /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/unified/cgroup.procs 2> /dev/null | head -n 1)\nsetsid sleep 1000 &\necho $! | tee \"$C\" > \"$WITNESS.pid\"") => [
+            once(), succeeded("a"), that(|seen| drop(sh(&format!("kill -9 $(cat '{}')", seen.guest.text("witness.pid")))))];
     script_that_makes_control_groups_below_its_own_leaves_none:
         does("for C in /sys/fs/cgroup /sys/fs/cgroup/unified; do D=$C$(grep ^0:: /proc/self/cgroup | cut -c 4-); [ -e $D/cgroup.kill ] || continue; mkdir -p $D/x/y; sleep 1000 & echo $! > $D/x/y/cgroup.procs; done") => [once(), succeeded("a")];
     script_with_an_environment_of_many_variables_runs_children:

@@ -92,6 +92,24 @@ impl Guest {
         found
     }
 
+    /// No process, control group or loop device is left in the guest, and where gvad mounts is nothing that was not there before.
+    #[track_caller]
+    pub(crate) fn assert_over(&self, before: &[String]) {
+        wait_until("gvad and every script has ended", || {
+            self.processes().is_empty()
+        });
+        assert_eq!(
+            self.cgroups(),
+            Vec::<String>::new(),
+            "control groups are left"
+        );
+        wait_until("every loop device is detached", || self.loops().is_empty());
+        let places = self.text("mnt/");
+        let mut mounts = self.mounts();
+        mounts.retain(|line| line.contains(&places) && !before.contains(line));
+        assert_eq!(mounts, Vec::<String>::new(), "mounts are left");
+    }
+
     /// Nothing of gvad is left in the guest: no mount, loop device, process, claim, private directory.
     #[track_caller]
     pub(crate) fn assert_clean(&self) {
@@ -102,21 +120,13 @@ impl Guest {
     /// The same for what can be seen without looking into the application.
     #[track_caller]
     pub(crate) fn assert_unmounted(&self) {
-        wait_until("gvad and every script has ended", || {
-            self.processes().is_empty()
-        });
+        self.assert_over(&[]);
         assert_eq!(self.mounts(), Vec::<String>::new(), "mounts are left");
-        wait_until("every loop device is detached", || self.loops().is_empty());
         let stages: Vec<_> = names(&self.path("state"))
             .into_iter()
             .filter(|n| n.starts_with("run-"))
             .collect();
         assert_eq!(stages, Vec::<String>::new(), "private directories are left");
-        assert_eq!(
-            self.cgroups(),
-            Vec::<String>::new(),
-            "control groups are left"
-        );
     }
 
     /// The files under `script-bin/.gvad`.
