@@ -317,6 +317,12 @@ impl Machine {
         wait_for("the machine's end", || self.child.try_wait().unwrap())
     }
 
+    /// Whether it has ended by itself.
+    #[must_use]
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Ends it as a power cut does.
     pub fn cut_power(mut self) {
         self.end();

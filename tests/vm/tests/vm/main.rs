@@ -8,4 +8,5 @@ mod layouts;
 mod media;
 mod ova;
 mod parameters;
+mod power;
 mod shares;
