@@ -102,6 +102,34 @@ fn try_out(text: &str, drop_in: Option<String>) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+#[test]
+fn each_key_takes_each_kind_of_text_or_complains_in_one_line() {
+    for text in [
+        "",
+        "a\nb\u{1b}[2J",
+        "/a\nb",
+        "\t",
+        "0",
+        "1000",
+        "1001 kB",
+        "1GiB",
+        "1h 30m",
+        "77ms",
+        "forever",
+        "LABEL=a\nb",
+        "LABEL=a b",
+        "auto",
+        "\u{7f}",
+        "..",
+    ] {
+        for (section, key, _) in keys() {
+            let inner = Table::from_iter([(key, Value::String(text.to_owned()))]);
+            let file = Table::from_iter([(section, Value::Table(inner))]);
+            try_out(&toml::to_string(&file).unwrap(), None).unwrap();
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn any_value_of_any_key_is_a_configuration_or_one_line(text in files()) {

@@ -153,9 +153,9 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => any::<bool>().prop_map(Step::Start),
-        5 => (0..4_u64, any::<bool>()).prop_map(|(back, again)| Step::End(back, again)),
-        1 => Just(Step::Settle),
-        1 => Just(Step::Compact),
+        5 => (0..2_u64, proptest::bool::weighted(0.2)).prop_map(|(back, again)| Step::End(back, again)),
+        3 => Just(Step::Settle),
+        2 => Just(Step::Compact),
         2 => Just(Step::Open),
     ];
     proptest::collection::vec(step, 0..30)
@@ -188,7 +188,7 @@ fn memory(ledger: &Ledger) -> Memory {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn who_opens_a_ledger_knows_what_its_writer_knew(steps in steps()) {

@@ -84,7 +84,7 @@ pub(super) fn any_state() -> impl Strategy<Value = State> {
     let script = (at, 0..3_u32, proptest::option::weighted(0.8, mark));
     let script = script.prop_map(|(at, earlier, mark)| Script { at, earlier, mark });
     let scripts = proptest::collection::vec(script, 0..5);
-    let kills = proptest::collection::vec(0..12_usize, 0..4);
+    let kills = proptest::collection::vec(0..7_usize, 0..4);
     let rule = (
         1..4_u32,
         proptest::bool::weighted(0.2),
