@@ -116,8 +116,14 @@ pub fn environment(
         ("GVA_ATTEMPT", OsStr::new(&attempt)),
         ("GVA_PROGRESS", progress.as_os_str()),
     ];
+    // Its root is another than PID 1's; systemctl would take that for a chroot, and do nothing.
+    let rooted = config
+        .run
+        .protect_base
+        .then_some(("SYSTEMD_IGNORE_CHROOT", "1"));
     let mut all: Vec<(OsString, OsString)> = usual
         .iter()
+        .chain(&rooted)
         .filter(|(name, _)| !config.environment.contains_key(*name))
         .map(|(name, value)| ((*name).into(), (*value).into()))
         .collect();
