@@ -1,6 +1,7 @@
 //! A job: one script from script-bin to its result, step by step. Each step's work is another file's; their order, and what
 //! happens when one fails, is here.
 
+mod commit;
 mod ran_before;
 mod recording;
 mod taken_out;
@@ -12,7 +13,7 @@ use std::io;
 use std::rc::Rc;
 
 use anyhow::{Context as _, bail};
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::claim::{Claim, Claiming, Opening, ScriptBin};
 use crate::config::{Config, WorkingDirectory};
@@ -29,6 +30,8 @@ use crate::stage::{self, Stage};
 use crate::status::State;
 use crate::surroundings::{Places, environment, limits, namespaces};
 use crate::sys::errno::EXDEV;
+use commit::SMALL;
+pub use commit::Unsynced;
 
 /// What jobs work with.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub struct Workplace {
     pub places: Places,
     /// A result that could not be made durable, and the ledger that has its start mark.
     pub pending: Option<(String, RunResult)>,
+    /// A result that the next script's start mark makes durable.
+    pub unsynced: Option<Unsynced>,
     /// Whether the images are still attached.
     pub presence: Presence,
     /// Scripts on a medium that cannot be written whose bytes were seen in this session to be those that were run.
@@ -82,7 +87,8 @@ pub enum JobEnd {
 }
 
 impl Workplace {
-    /// A script in script-bin.
+    /// A script in script-bin. `more` wait behind it: then its result may be made durable with the next one's start mark, or by
+    /// [`Workplace::conclude`], which must follow.
     ///
     /// # Errors
     /// An image fails; the session must end and recovery look at what there is.
@@ -91,6 +97,22 @@ impl Workplace {
         ctx: &Context,
         name: &OsStr,
         settling: &mut crate::claim::Settling,
+        more: bool,
+    ) -> anyhow::Result<JobEnd> {
+        let end = self.take_it(ctx, name, settling, more).await;
+        match end {
+            Ok(JobEnd::Done) => end,
+            // What is not started makes nothing durable, and nothing is to wait for it.
+            other => self.concluded(ctx, other),
+        }
+    }
+
+    async fn take_it(
+        &mut self,
+        ctx: &Context,
+        name: &OsStr,
+        settling: &mut crate::claim::Settling,
+        more: bool,
     ) -> anyhow::Result<JobEnd> {
         let settle = ctx.config().watch.settle.0;
         let opened = match self.script_bin.look_into(name, settling, settle) {
@@ -103,6 +125,10 @@ impl Workplace {
             }
             Err(err) => return Ok(JobEnd::PassedOver(format!("opening it: {err}"))),
         };
+        let waits = self.unsynced.as_ref();
+        if waits.is_some_and(|before| before.is_named(name)) || opened.identity.size > SMALL {
+            self.conclude(ctx)?;
+        }
         match self.ran_before(&opened).await {
             Ok(false) => {}
             Ok(true) => return Ok(JobEnd::Nothing),
@@ -125,7 +151,7 @@ impl Workplace {
         let claiming = self.script_bin.claim(opened);
         let end = match claiming.with_context(|| format!("claiming {}", shown(name)))? {
             Claiming::Claimed(claim) => {
-                return self.carry_out(ctx, claim, prepared, attempt).await;
+                return self.carry_out(ctx, claim, prepared, attempt, more).await;
             }
             Claiming::Lost => JobEnd::Nothing,
             Claiming::Refused(err) if err.kind() == io::ErrorKind::AlreadyExists => {
@@ -161,7 +187,7 @@ impl Workplace {
             Err(err) => return Ok(JobEnd::PassedOver(format!("opening its claim: {err}"))),
         };
         match self.prepare(ctx, name, claim.identity.size)? {
-            Ok(prepared) => self.carry_out(ctx, claim, prepared, attempt).await,
+            Ok(prepared) => self.carry_out(ctx, claim, prepared, attempt, false).await,
             Err(blocked) => Ok(blocked),
         }
     }
@@ -221,6 +247,7 @@ impl Workplace {
         claim: Claim,
         mut prepared: Prepared,
         attempt: u32,
+        more: bool,
     ) -> anyhow::Result<JobEnd> {
         let config = ctx.config();
         let name = claim.name.clone();
@@ -246,32 +273,23 @@ impl Workplace {
             Ok(stage) => {
                 start.sha256.clone_from(&stage.sha256);
                 result.sha256 = Some(stage.sha256.clone());
-                self.run_staged(ctx, &config, &mut start, &prepared, &stage, &mut result)
-                    .await?;
+                let job = (&mut start, &mut prepared, &mut result);
+                self.run_staged(ctx, &config, job, &stage, more).await?;
                 Some(stage)
             }
             Err(reason) => {
-                let marked = self.ledger.start(start.clone());
-                marked.context("writing the ledger")?;
+                self.mark(ctx, &mut start, &mut prepared, more)?;
                 result.reason = Some(reason);
                 None
             }
         };
-        self.record(ctx, &mut prepared, &mut result).await?;
-        let ended = self.ledger.end(start.run, false);
-        ended.context("writing the ledger")?;
-        if let Err(err) = self.script_bin.delete(&name) {
-            self.undeleted = true;
-            error!(
-                script = shown(&name),
-                "removing the claim of a script that has its result: {err}; the next start tries again"
-            );
-        }
+        // A private directory that takes time to remove, and perhaps much room until then, keeps no result waiting.
+        let stage = stage.filter(|stage| !stage.remove_bare());
+        let shared = more && stage.is_none();
+        self.record(ctx, start, prepared, result, shared).await?;
         if let Some(stage) = stage {
             stage.remove();
         }
-        result.log();
-        ctx.board.finished(&result);
         Ok(JobEnd::Done)
     }
 
@@ -299,6 +317,7 @@ impl Workplace {
             cgroup: None,
             in_place: claim.in_place,
             unstarted: true,
+            after: None,
         };
         (start, result)
     }
@@ -308,20 +327,19 @@ impl Workplace {
         &mut self,
         ctx: &Context,
         config: &Config,
-        start: &mut Start,
-        prepared: &Prepared,
+        (start, prepared, result): (&mut Start, &mut Prepared, &mut RunResult),
         stage: &Stage,
-        result: &mut RunResult,
+        more: bool,
     ) -> anyhow::Result<()> {
         let limits = limits(config);
         let ready = self.make_ready(ctx, config, start, prepared, stage, limits);
         start.unstarted = ready.is_err();
         start.cgroup = ready.as_ref().ok().and_then(Ready::cgroup);
-        if let Err(err) = self.ledger.start(start.clone()) {
+        if let Err(err) = self.mark(ctx, start, prepared, more) {
             if let Ok(ready) = ready {
                 ready.abandon();
             }
-            return Err(err).context("making the start mark durable");
+            return Err(err);
         }
         let running = match ready {
             Ok(ready) => ready.start(&ctx.runner, limits),

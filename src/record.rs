@@ -1,6 +1,8 @@
 //! Recording: the run directory on the output image, made before anything is touched and closed with a durable `result.json`.
 //! When to record what is decided elsewhere.
 
+mod found;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -13,6 +15,8 @@ use crate::sys::dir::{Dir, Kind, Look};
 use crate::sys::errno::ELOOP;
 use crate::sys::file;
 
+pub use found::{lacks_result, last_directory, result_of, run_directories};
+
 /// Everything that is gvad's in an output directory is in this one; on shares see [`crate::owner`].
 pub const DIRECTORY: &str = "gvad";
 const STDOUT: &str = "stdout";
@@ -21,8 +25,9 @@ const RESULT: &str = "result.json";
 const UNFINISHED: &str = ".result.json.tmp";
 /// Set aside for a result before its script starts, in bytes; more than any result needs.
 const RESERVED: u64 = 16 * 1024;
-/// A larger `result.json` is none of ours.
-const LARGEST_RESULT: u64 = 1 << 20;
+
+/// Mode of the files in a run directory.
+const MODE: u32 = 0o644;
 
 /// The directory in which results are left.
 #[derive(Debug)]
@@ -30,6 +35,7 @@ pub struct OutputDir {
     root: Dir,
     name: OsString,
     gvad: Dir,
+    one_commit: bool,
 }
 
 /// A run directory in which everything is ready for a script's output and result.
@@ -41,19 +47,32 @@ pub struct Prepared {
     pub stdout: Rc<File>,
     /// Takes what the script prints.
     pub stderr: Rc<File>,
+    /// It is known to be on the disk.
+    pub durable: bool,
     dir: Dir,
     result: File,
 }
 
 impl OutputDir {
-    /// Opens `<root>/gvad`, or what stands in its place on a share, and makes it if need be.
+    /// Opens `<root>/gvad`, or what stands in its place on a share, and makes it if need be. `one_commit`: see [`OutputDir::one_commit`].
     ///
     /// # Errors
     /// It cannot be made or opened; `ELOOP`: it is a symbolic link.
-    pub fn open(root: Dir, name: OsString) -> io::Result<OutputDir> {
+    pub fn open(root: Dir, name: OsString, one_commit: bool) -> io::Result<OutputDir> {
         let gvad = open_own(&root, &name)?;
         root.sync()?;
-        Ok(OutputDir { root, name, gvad })
+        Ok(OutputDir {
+            root,
+            name,
+            gvad,
+            one_commit,
+        })
+    }
+
+    /// One commit of the file system's journal makes durable whatever was done before ([`file::commit_by`]).
+    #[must_use]
+    pub fn one_commit(&self) -> bool {
+        self.one_commit
     }
 
     /// `<output>/gvad`.
@@ -78,11 +97,11 @@ impl OutputDir {
         }
         let dir = self.gvad.open_dir(&run_id)?;
         let files = || -> io::Result<(File, File, File)> {
-            let result = dir.create(OsStr::new(UNFINISHED), 0o644)?;
+            let result = dir.create(OsStr::new(UNFINISHED), MODE)?;
             file::reserve(&result, RESERVED)?;
             Ok((
-                dir.create(OsStr::new(STDOUT), 0o644)?,
-                dir.create(OsStr::new(STDERR), 0o644)?,
+                dir.create(OsStr::new(STDOUT), MODE)?,
+                dir.create(OsStr::new(STDERR), MODE)?,
                 result,
             ))
         };
@@ -91,6 +110,7 @@ impl OutputDir {
                 run_id,
                 stdout: Rc::new(stdout),
                 stderr: Rc::new(stderr),
+                durable: false,
                 dir,
                 result,
             }),
@@ -110,35 +130,52 @@ impl OutputDir {
         remove_unstarted(&self.gvad, OsStr::new(&prepared.run_id))
     }
 
-    /// Makes the result durable: output first, then the result under its own name, then the directories.
+    /// Makes the result durable: [`OutputDir::write`], then [`OutputDir::commit`].
+    ///
+    /// # Errors
+    /// It is not known to be durable. The script must stay where it is.
+    pub fn record(&mut self, prepared: &mut Prepared, result: &mut RunResult) -> io::Result<()> {
+        self.write(prepared, result)?;
+        self.commit(prepared)
+    }
+
+    /// Writes the result: output first, then the result under its own name. Only [`OutputDir::commit`] makes it durable; until then there is the
+    /// whole result or none, whatever happens.
     ///
     /// A script is root, and may have removed or ruined its run directory. Then there is a new one, under another name if it must be, which `result` has
     /// afterwards; what the script printed is still in our hands.
     ///
     /// # Errors
-    /// It is not known to be durable. The script must stay where it is.
-    pub fn record(&mut self, prepared: &mut Prepared, result: &mut RunResult) -> io::Result<()> {
-        match self.write(prepared, result) {
+    /// The script must stay where it is.
+    pub fn write(&mut self, prepared: &mut Prepared, result: &mut RunResult) -> io::Result<()> {
+        match self.try_to_write(prepared, result) {
             Err(err) if is_ruined(&err) => {
                 self.restore(prepared, result)?;
-                self.write(prepared, result)
+                self.try_to_write(prepared, result)
             }
             other => other,
         }
     }
 
-    fn write(&self, prepared: &Prepared, result: &RunResult) -> io::Result<()> {
+    fn try_to_write(&self, prepared: &Prepared, result: &RunResult) -> io::Result<()> {
+        let written = |file: &File| {
+            let written = match self.one_commit {
+                true => file::write_out(file),
+                false => file.sync_all(),
+            };
+            written.map_err(not_synced)
+        };
         let mut json = serde_json::to_vec_pretty(result)?;
         json.push(b'\n');
         if result.stdout_bytes > 0 {
-            prepared.stdout.sync_data().map_err(not_synced)?;
+            written(&prepared.stdout)?;
         }
         if result.stderr_bytes > 0 {
-            prepared.stderr.sync_data().map_err(not_synced)?;
+            written(&prepared.stderr)?;
         }
         prepared.result.write_all_at(&json, 0)?;
         prepared.result.set_len(json.len() as u64)?;
-        prepared.result.sync_all().map_err(not_synced)?;
+        written(&prepared.result)?;
         let (unfinished, name) = (OsStr::new(UNFINISHED), OsStr::new(RESULT));
         prepared.dir.rename(unfinished, &prepared.dir, name)?;
         // What was renamed must be what was written, and stand where everybody looks for it.
@@ -146,6 +183,17 @@ impl OutputDir {
         let there = self.gvad.open_dir(&prepared.run_id)?.look(name)?;
         if (there.device, there.inode) != (ours.device, ours.inode) {
             return Err(io::Error::from(io::ErrorKind::NotFound));
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was written, and with one commit whatever was done to the file system before.
+    ///
+    /// # Errors
+    /// What is on the disk is not known.
+    pub fn commit(&self, prepared: &Prepared) -> io::Result<()> {
+        if self.one_commit {
+            return file::commit_by(&prepared.result, MODE).map_err(not_synced);
         }
         prepared.dir.sync().map_err(not_synced)?;
         self.gvad.sync().map_err(not_synced)
@@ -175,11 +223,11 @@ impl OutputDir {
             ];
             prepared.dir = self.gvad.open_dir(&run_id)?;
             for (name, file) in files {
-                let anew = prepared.dir.create(OsStr::new(name), 0o644)?;
+                let anew = prepared.dir.create(OsStr::new(name), MODE)?;
                 io::copy(&mut ReadFrom { file, at: 0 }, &mut &anew)?;
                 *file = Rc::new(anew);
             }
-            prepared.result = prepared.dir.create(OsStr::new(UNFINISHED), 0o644)?;
+            prepared.result = prepared.dir.create(OsStr::new(UNFINISHED), MODE)?;
             return self.root.sync().map_err(not_synced);
         }
         Err(io::Error::from(io::ErrorKind::AlreadyExists))
@@ -214,9 +262,7 @@ impl OutputDir {
         self.gvad.unprotect(run_id)?;
         let dir = self.gvad.open_dir(run_id)?;
         let open = |name: &str| match dir.look(OsStr::new(name)) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                dir.create(OsStr::new(name), 0o644)
-            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => dir.create(OsStr::new(name), MODE),
             Ok(look) if look.kind == Kind::Regular => {
                 dir.unprotect(OsStr::new(name))?;
                 dir.open_write(OsStr::new(name))
@@ -229,6 +275,7 @@ impl OutputDir {
             run_id: run_id.to_string_lossy().into_owned(),
             stdout: Rc::new(stdout),
             stderr: Rc::new(stderr),
+            durable: false,
             dir,
             result,
         })
@@ -240,6 +287,7 @@ impl OutputDir {
             run_id: result.run_id.clone(),
             stdout: Rc::new(nothing()?),
             stderr: Rc::new(nothing()?),
+            durable: false,
             dir: self.gvad.try_clone()?,
             result: nothing()?,
         };
@@ -316,67 +364,19 @@ pub fn remove_unstarted(gvad: &Dir, run_id: &OsStr) -> io::Result<()> {
     gvad.remove_dir(run_id)
 }
 
-/// The result in the run directory `run_id` of `gvad`; `None` if there is none, or what is there is not one.
-///
-/// # Errors
-/// It cannot be read.
-pub fn result_of(gvad: &Dir, run_id: &OsStr) -> io::Result<Option<RunResult>> {
-    let missing = |err: io::Error| if is_ruined(&err) { Ok(None) } else { Err(err) };
-    let dir = match gvad.open_dir(run_id) {
-        Ok(dir) => dir,
-        Err(err) => return missing(err),
-    };
-    let file = match dir.look(OsStr::new(RESULT)) {
-        Ok(look) if look.kind == Kind::Regular => dir.open_file(RESULT)?,
-        Ok(_) => return Ok(None),
-        Err(err) => return missing(err),
-    };
-    let size = file.metadata()?.len();
-    if size > LARGEST_RESULT {
-        return Ok(None);
-    }
-    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(serde_json::from_slice(&bytes).ok())
-}
-
 /// Puts `json` into `<output>/gvad/status.json`, whole but not durably.
 ///
 /// # Errors
 /// The output image cannot be written.
 pub fn write_status(gvad: &Dir, json: &[u8]) -> io::Result<()> {
     let (name, unfinished) = (OsStr::new("status.json"), OsStr::new(".status.json.tmp"));
-    let file = match gvad.create(unfinished, 0o644) {
+    let file = match gvad.create(unfinished, MODE) {
         Err(err) if err.kind() == io::ErrorKind::AlreadyExists => {
             gvad.remove_file(unfinished)?;
-            gvad.create(unfinished, 0o644)?
+            gvad.create(unfinished, MODE)?
         }
         other => other?,
     };
     file.write_all_at(json, 0)?;
     gvad.rename(unfinished, gvad, name)
-}
-
-/// The names in an output image's `gvad` directory that are run directories, with their numbers.
-///
-/// # Errors
-/// Those of reading a directory.
-pub fn run_directories(dir: &Dir) -> io::Result<Vec<(u64, OsString)>> {
-    let names = dir.names()?.into_iter();
-    Ok(names
-        .filter_map(|name| name::run_number(&name).map(|run| (run, name)))
-        .collect())
-}
-
-/// The highest run number of which there is a directory; 0 if there is none.
-///
-/// # Errors
-/// The directory cannot be read.
-pub fn last_directory(output: &OutputDir) -> io::Result<u64> {
-    let names = output.gvad().names()?;
-    Ok(names
-        .iter()
-        .filter_map(|name| name::run_number(name))
-        .max()
-        .unwrap_or(0))
 }

@@ -188,12 +188,19 @@ pub fn no_room(temp_dir: &Path, size: u64) -> Option<String> {
 }
 
 impl Stage {
-    /// Removes the private directory, whatever the script has left or mounted there, or put in its place.
-    pub fn remove(self) {
-        // Most scripts leave nothing. Whatever is in the way, a mount above all, is an error here.
+    /// Removes the private directory if nothing but the script is in it, which takes no time; false if there is more. Whatever is in the way, a mount
+    /// above all, is an error here.
+    #[must_use]
+    pub fn remove_bare(&self) -> bool {
         let script = self.script.file_name().unwrap_or_default();
         let alone = self.dir.remove_file(script);
-        if alone.and_then(|()| fs::remove_dir(&self.path)).is_err() {
+        alone.and_then(|()| fs::remove_dir(&self.path)).is_ok()
+    }
+
+    /// Removes the private directory, whatever the script has left or mounted there, or put in its place.
+    pub fn remove(self) {
+        // Most scripts leave nothing.
+        if !self.remove_bare() {
             remove(&self.path);
         }
     }

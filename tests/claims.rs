@@ -22,6 +22,7 @@ fn script_bin(path: &Path) -> io::Result<ScriptBin> {
         medium: Medium {
             id: "a-medium".to_owned(),
             lasting_inodes: true,
+            keeps_journal: true,
         },
         sync_claims: false,
         shared: false,

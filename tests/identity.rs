@@ -26,6 +26,7 @@ fn identity(look: &Look, lasting_inodes: bool) -> Identity {
     let medium = Medium {
         id: "a-medium".to_owned(),
         lasting_inodes,
+        keeps_journal: true,
     };
     Identity::of(&medium, OsStr::new("a"), look)
 }

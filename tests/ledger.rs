@@ -22,6 +22,7 @@ fn start(run: u64, in_place: bool) -> Start {
     let medium = Medium {
         id: "a-medium".to_owned(),
         lasting_inodes: true,
+        keeps_journal: true,
     };
     Start {
         run,
@@ -34,6 +35,7 @@ fn start(run: u64, in_place: bool) -> Start {
         cgroup: None,
         in_place,
         unstarted: false,
+        after: None,
     }
 }
 

@@ -185,12 +185,6 @@ impl Image {
         is_share(&self.fstype)
     }
 
-    /// A rename is on the disk no later than anything that is done after it: the file system keeps a journal.
-    #[must_use]
-    pub fn orders_renames(&self) -> bool {
-        matches!(self.fstype.as_str(), "ext3" | "ext4" | "xfs" | "btrfs")
-    }
-
     /// gvad mounted it, and may do with the whole file system as it needs.
     #[must_use]
     pub fn own(&self) -> bool {

@@ -33,6 +33,7 @@ pub(super) fn directory(wanted: &Wanted, path: PathBuf) -> anyhow::Result<Image>
         medium: Medium {
             id,
             lasting_inodes: true,
+            keeps_journal: false,
         },
         uuid: String::new(),
         attachment: None,
@@ -47,6 +48,7 @@ pub(super) fn share(wanted: &Wanted, tag: &str) -> anyhow::Result<Image> {
     let medium = Medium {
         id: format!("{}-{tag}", wanted.fstype),
         lasting_inodes: true,
+        keeps_journal: false,
     };
     at_mount_point(wanted, tag, &wanted.fstype, medium, wanted.read_only)
 }
@@ -138,6 +140,7 @@ pub(super) fn device(wanted: &Wanted, device: &Path, file: Option<&Path>) -> any
     let medium = Medium {
         id: superblock.medium,
         lasting_inodes: fstype != "vfat",
+        keeps_journal: superblock.keeps_journal,
     };
     let device_read_only = blockdev::read_only(&opened)?;
     // Looked up before it is mounted: should it be exchanged meanwhile, this is no more what is attached.

@@ -39,6 +39,12 @@ impl Presence {
         Presence(images.iter().filter_map(known).collect())
     }
 
+    /// Looking takes no time.
+    #[must_use]
+    pub fn is_quick(&self) -> bool {
+        self.0.iter().all(|known| known.watched.is_some())
+    }
+
     /// Which of them are gone, as a text for people; `None` if all are there.
     pub async fn missing(&self) -> Option<String> {
         let unsure = self.0.iter().filter(|known| !known.is_sure());

@@ -1,4 +1,4 @@
-//! Recording the result of a job, however long that takes.
+//! Writing the result of a job, however long that takes.
 
 use anyhow::Context as _;
 use tracing::warn;
@@ -10,15 +10,15 @@ use crate::record::{Prepared, is_full};
 use crate::status::State;
 
 impl Workplace {
-    /// Makes the result durable, however long that takes: as long as the output image is full, it waits.
-    pub(super) async fn record(
+    /// Writes the result, however long that takes: as long as the output image is full, it waits.
+    pub(super) async fn write(
         &mut self,
         ctx: &Context,
         prepared: &mut Prepared,
         result: &mut RunResult,
     ) -> anyhow::Result<()> {
         loop {
-            let err = match self.output.record(prepared, result) {
+            let err = match self.output.write(prepared, result) {
                 Ok(()) => {
                     self.pending = None;
                     return Ok(());

@@ -37,6 +37,9 @@ pub enum Line {
         /// The script is to be started again.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
+        /// It was not started, whatever its start mark says.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unstarted: bool,
     },
     /// A script on a medium that cannot be written was run.
     Ran {
@@ -83,6 +86,9 @@ pub struct Start {
     /// It will not be started: only its result `not_started` is to be recorded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unstarted: bool,
+    /// The run before it, if one sync makes that run's result and this mark durable: without that result this run was not started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<u64>,
 }
 
 /// Which file a script was when it was found.
@@ -186,6 +192,8 @@ pub struct Medium {
     pub id: String,
     /// A file keeps its inode number from one mount to the next.
     pub lasting_inodes: bool,
+    /// What is done to it reaches the disk in the order in which it was done.
+    pub keeps_journal: bool,
 }
 
 /// `CRC32 JSON\n`

@@ -3,6 +3,7 @@
 
 mod file;
 pub mod line;
+mod marks;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -164,17 +165,22 @@ impl Ledger {
                     .retain(|(old, again)| !(*again && old.identity.same_file(&start.identity)));
                 self.unfinished.push(start);
             }
-            Line::End { run, again } => {
+            Line::End {
+                run,
+                again,
+                unstarted,
+            } => {
                 let open = self.unfinished.iter().position(|start| start.run == run);
                 let closed = self
                     .unsettled
                     .iter()
                     .position(|(start, _)| start.run == run);
-                let start = match (open, closed) {
+                let mut start = match (open, closed) {
                     (Some(index), _) => self.unfinished.remove(index),
                     (None, Some(index)) => self.unsettled.remove(index).0,
                     (None, None) => return,
                 };
+                start.unstarted |= unstarted;
                 if start.in_place && !again {
                     self.ran.insert(start.identity.key(), start.sha256.clone());
                 }
@@ -265,27 +271,6 @@ impl Ledger {
         }
     }
 
-    /// Says durably that a run may start.
-    ///
-    /// # Errors
-    /// It is not known whether the mark is on the disk: the run must not start, and the ledger must not be used further.
-    pub fn start(&mut self, start: Start) -> io::Result<()> {
-        self.append(&Line::Start(start.clone()))?;
-        self.sync()?;
-        self.note(Line::Start(start));
-        Ok(())
-    }
-
-    /// Says that a run's result is durable. The next start mark's sync carries it.
-    ///
-    /// # Errors
-    /// As [`Ledger::start`].
-    pub fn end(&mut self, run: u64, again: bool) -> io::Result<()> {
-        self.append(&Line::End { run, again })?;
-        self.note(Line::End { run, again });
-        Ok(())
-    }
-
     /// Says that the scripts of all finished runs on this medium are durably gone. What was run on another, which is not attached now, is
     /// remembered: claims on it have not been looked at.
     ///
@@ -363,8 +348,13 @@ impl Ledger {
             sha256: sha256.clone(),
         });
         let ended = self.unsettled.iter().flat_map(|(start, again)| {
-            let (run, again) = (start.run, *again);
-            [Line::Start(start.clone()), Line::End { run, again }]
+            let (run, again, unstarted) = (start.run, *again, start.unstarted);
+            let end = Line::End {
+                run,
+                again,
+                unstarted,
+            };
+            [Line::Start(start.clone()), end]
         });
         let open = self.unfinished.iter().cloned().map(Line::Start);
         let lost = (self.lost > 0).then_some(Line::Lost { run: self.lost });

@@ -19,6 +19,9 @@ impl Recovery<'_> {
             Action::End { run, again } => {
                 self.ledger.end(run, again).context("writing the ledger")?;
             }
+            Action::TakeBack(run) => {
+                self.ledger.take_back(run).context("writing the ledger")?;
+            }
             Action::Sync => self.ledger.sync().context("syncing the ledger")?,
             Action::Mark(start) => self.ledger.start(*start).context("writing the ledger")?,
             Action::Record(mut result) => {

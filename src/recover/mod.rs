@@ -60,6 +60,7 @@ impl Recovery<'_> {
     /// An image cannot be read or written. Nothing is lost; the next start begins anew.
     pub async fn recover(mut self) -> anyhow::Result<(Vec<Resumed>, bool)> {
         self.end_leftovers().await;
+        self.take_back_unstarted()?;
         self.close_started()?;
         self.close_directories()?;
         self.act(Action::Sync)?;
@@ -104,6 +105,29 @@ impl Recovery<'_> {
                 ),
             }
         }
+    }
+
+    /// A run whose mark became durable together with the result before it was not started if that result did not become durable. Said before any
+    /// result is recorded: afterwards nobody could tell.
+    fn take_back_unstarted(&mut self) -> anyhow::Result<()> {
+        let mut unstarted = Vec::new();
+        for start in &self.ledger.unfinished {
+            let before = self.ledger.waited_for(start);
+            let Some(before) = before.filter(|_| !start.unstarted) else {
+                continue;
+            };
+            let lacks = record::lacks_result(self.output.gvad(), OsStr::new(&before.run_id));
+            if lacks.with_context(|| format!("looking at {}", before.run_id))? {
+                unstarted.push(start.run);
+            }
+        }
+        if unstarted.is_empty() {
+            return Ok(());
+        }
+        for run in unstarted {
+            self.act(Action::TakeBack(run))?;
+        }
+        self.act(Action::Sync).map(drop)
     }
 
     /// Every start mark without an end comes to one.

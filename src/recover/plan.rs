@@ -19,6 +19,8 @@ pub enum Action {
         /// The script is to be started again.
         again: bool,
     },
+    /// Notes in the ledger that a run was not started, although it has a start mark.
+    TakeBack(u64),
     /// Makes what was noted durable.
     Sync,
     /// Writes a start mark, durably.
@@ -234,6 +236,7 @@ pub(super) fn close_foreign(
         cgroup: None,
         in_place: false,
         unstarted: false,
+        after: None,
     };
     let result = RunResult {
         boot_id: boot_id.to_owned(),

@@ -115,6 +115,7 @@ async fn open_all<'a>(
         ledger,
         places,
         pending: None,
+        unsynced: None,
         presence: Presence::of(&layout.images),
         verified: HashSet::new(),
         went_read_only: false,
@@ -205,7 +206,20 @@ fn open_output(layout: &Layout, path: &Path, temp_dir: &Path) -> anyhow::Result<
     } else {
         DIRECTORY.into()
     };
-    OutputDir::open(root, name).context("opening the output directory")
+    OutputDir::open(root, name, one_commit(layout)).context("opening the output directory")
+}
+
+/// Whether the results are on a file system of which gvad knows that one commit of its journal carries everything.
+fn one_commit(layout: &Layout) -> bool {
+    let application = || {
+        layout
+            .image(Role::Application)
+            .filter(|image| !image.read_only)
+    };
+    let output = layout.image(Role::Output).or_else(application);
+    output.is_some_and(|image| {
+        image.own() && image.medium.keeps_journal && matches!(&*image.fstype, "ext3" | "ext4")
+    })
 }
 
 fn open_ledger(output: &OutputDir) -> anyhow::Result<Ledger> {
@@ -223,7 +237,7 @@ fn script_bin(application: &Image, dir: Dir, claims: Option<Dir>) -> ScriptBin {
         dir,
         claims,
         medium: application.medium.clone(),
-        sync_claims: !application.orders_renames(),
+        sync_claims: !application.medium.keeps_journal,
         shared: application.shared(),
     }
 }

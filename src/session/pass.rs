@@ -21,6 +21,11 @@ use crate::watch::Watcher;
 impl Session<'_> {
     /// Looks once and runs what is there.
     pub(super) async fn pass(&mut self) -> anyhow::Result<Pass> {
+        let pass = self.pass_over_all().await;
+        self.work.concluded(self.ctx, pass)
+    }
+
+    async fn pass_over_all(&mut self) -> anyhow::Result<Pass> {
         let ctx = self.ctx;
         let mut pass = Pass::default();
         if self.unchanging && self.seen_all {
@@ -54,7 +59,10 @@ impl Session<'_> {
                 return Ok(Pass { ran: true, ..pass });
             }
             ctx.board.waiting(total - index - 1);
-            let end = self.work.take(ctx, name, &mut self.settling).await?;
+            // Asking a drive takes time, for which no result is to wait.
+            let more = index + 1 < total && self.work.presence.is_quick();
+            let end = self.work.take(ctx, name, &mut self.settling, more);
+            let end = end.await?;
             if !self.note(&mut pass, name, end)? {
                 break;
             }

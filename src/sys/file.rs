@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::{Mode, fchmod};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 /// What came of asking for a lease.
@@ -55,6 +56,32 @@ pub fn reserve(file: &File, len: u64) -> io::Result<()> {
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
         other => Ok(other?),
     }
+}
+
+/// Writes what `file` holds out to the disk and waits until it is there, without anything that describes it: sync_file_range(2). It is durable
+/// only once the file system's journal has been committed, which empties the disk's own memory too.
+///
+/// # Errors
+/// Those of sync_file_range(2). After one, what is on the disk is not known.
+#[expect(unsafe_code, reason = "nix has no sync_file_range")]
+pub fn write_out(file: &File) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the descriptor is open for the time of the call, which takes no pointer.
+    let answer = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
+    Ok(Errno::result(answer).map(drop)?)
+}
+
+/// On ext3 and ext4 with a journal: makes durable whatever was done to the file system before, as far as its contents have been written out
+/// ([`write_out`]), in one commit of the journal. fsync(2) of a file commits the last transaction that changed it, and all before that one; so the
+/// file is changed first. (A directory will not do: where its transaction has been committed already, its fsync does not empty the disk's own memory.)
+///
+/// # Errors
+/// Those of fchmod(2) and fsync(2). After one of fsync, what is on the disk is not known.
+pub fn commit_by(file: &File, mode: u32) -> io::Result<()> {
+    fchmod(file, Mode::from_bits_truncate(mode))?;
+    file.sync_all()
 }
 
 mod ioctls {

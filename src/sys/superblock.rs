@@ -43,6 +43,8 @@ pub struct Superblock {
     pub medium: String,
     /// ext3 and ext4: the journal must be replayed, so mounting writes even if it is asked for read-only.
     pub needs_recovery: bool,
+    /// What is done to it reaches the disk in the order in which it was done, by a journal or in one tree.
+    pub keeps_journal: bool,
 }
 
 /// Looks at the content of `device`, which is `size` bytes long.
@@ -163,6 +165,7 @@ fn ext(disk: &Disk) -> io::Result<Option<Content>> {
         uuid,
         medium,
         needs_recovery: incompat & RECOVER != 0,
+        keeps_journal: compat & HAS_JOURNAL != 0,
     })))
 }
 
@@ -255,6 +258,7 @@ fn file_system(fstype: &'static str, label: Vec<u8>, uuid: String, made: &str) -
         uuid,
         medium,
         needs_recovery: false,
+        keeps_journal: matches!(fstype, "xfs" | "btrfs"),
     }))
 }
 

@@ -2,6 +2,7 @@
 //! (That the syncs are there cannot be seen this way, the page cache survives: see `durable.rs`.)
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -299,4 +300,68 @@ fn scripts_handed_over_between_two_gvads_run_once() {
     wait_until("both told", || guest.witness().len() == 2);
     daemon.kill();
     assert_kept(&guest, &["a", "b"], "between");
+}
+
+/// The result of `a` and the start mark of `b` become durable together. The power goes before they have: the mark is on the disk, the result is not.
+/// Then `b` was not started, and nobody may think so, however often the recovery is killed too.
+#[test]
+fn script_whose_mark_came_without_the_result_before_it_was_not_started() {
+    for recovery_killed_at in 0.. {
+        let Some(guest) = killed_before_the_shared_commit() else {
+            return;
+        };
+        guest.inside_output(|output| {
+            let run = output.join("gvad/000001-a");
+            fs::rename(run.join("result.json"), run.join(".result.json.tmp")).unwrap();
+        });
+        if recovery_killed_at > 0 {
+            let calls = "/^(fdatasync|fsync|rename.*|unlinkat|pwrite64)$";
+            let inject = format!("inject={calls}:signal=SIGKILL:when={recovery_killed_at}");
+            drain_with(&guest, &inject);
+            if guest.inside_output(|output| output.join("gvad/000003-b").exists()) {
+                assert!(recovery_killed_at > 5, "the recovery is killed first");
+                return;
+            }
+        }
+        let at = format!("recovery killed at {recovery_killed_at}");
+        assert_kept(&guest, &["a", "b", "c"], &at);
+        assert_eq!(guest.witness(), ["a", "b", "c"], "{at}");
+        assert_eq!(guest.result("a")["outcome"], "interrupted", "{at}");
+    }
+}
+
+#[test]
+fn script_whose_mark_came_with_the_result_before_it_may_have_been_started() {
+    let Some(guest) = killed_before_the_shared_commit() else {
+        return;
+    };
+    assert_kept(&guest, &["a", "b", "c"], "before the commit");
+    assert_eq!(guest.result("a")["outcome"], "exited");
+    assert_eq!(guest.result("b")["outcome"], "interrupted");
+    assert_eq!(guest.witness(), ["a", "c"]);
+}
+
+/// Without the run directory nobody knows: what may have been started is not started again.
+#[test]
+fn script_whose_mark_came_without_the_directory_before_it_may_have_been_started() {
+    let Some(guest) = killed_before_the_shared_commit() else {
+        return;
+    };
+    guest.inside_output(|output| fs::remove_dir_all(output.join("gvad/000001-a")).unwrap());
+    guest.drain();
+    assert_eq!(guest.witness(), ["a", "c"]);
+    assert_eq!(guest.result("b")["outcome"], "interrupted");
+}
+
+/// gvad is killed when it is about to commit the result of `a` and the mark of `b`; both are in the page cache.
+fn killed_before_the_shared_commit() -> Option<Guest> {
+    let guest = Guest::with_output_image()?;
+    for name in ["a", "b", "c"] {
+        guest.script(name, TELL);
+    }
+    // The first is of the mark of `a` alone.
+    let ended = drain_with(&guest, "inject=fchmod:signal=SIGKILL:when=2");
+    assert_eq!(ended.signal, Some(libc::SIGKILL), "{ended}");
+    assert_eq!(guest.witness(), ["a"]);
+    Some(guest)
 }

@@ -30,6 +30,7 @@ fn start(run: u64, name: &[u8]) -> Line {
     let medium = Medium {
         id: "x".repeat(1000),
         lasting_inodes: true,
+        keeps_journal: true,
     };
     Line::Start(Start {
         run,
@@ -42,6 +43,7 @@ fn start(run: u64, name: &[u8]) -> Line {
         cgroup: Some("x".repeat(4096)),
         in_place: true,
         unstarted: true,
+        after: None,
     })
 }
 
@@ -53,11 +55,13 @@ fn sample() -> Vec<Line> {
     lines.extend((1..39).map(|run| Line::End {
         run,
         again: run % 2 == 0,
+        unstarted: false,
     }));
     lines.push(start(39, b"x"));
     lines.push(Line::End {
         run: 39,
         again: false,
+        unstarted: false,
     });
     lines
 }
@@ -69,6 +73,7 @@ fn a_file_cut_or_torn_in_its_last_line_is_read_up_to_there() {
         - encode(&Line::End {
             run: 39,
             again: false,
+            unstarted: false,
         })
         .unwrap()
         .len();

@@ -63,6 +63,7 @@ pub(super) fn probe(disk: &Disk) -> io::Result<Option<Content>> {
         label,
         uuid,
         needs_recovery: false,
+        keeps_journal: false,
     })))
 }
 

@@ -61,6 +61,7 @@ const CALLS: &[Call] = &[
     call(libc::SYS_fsync, "fsync", Change, None),
     call(libc::SYS_fdatasync, "fdatasync", Change, None),
     call(libc::SYS_syncfs, "syncfs", Change, None),
+    call(libc::SYS_sync_file_range, "sync_file_range", Change, None),
     call(libc::SYS_fallocate, "fallocate", Change, None),
     call(libc::SYS_ftruncate, "ftruncate", Change, None),
     call(libc::SYS_truncate, "truncate", Change, None),

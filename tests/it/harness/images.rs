@@ -15,6 +15,7 @@ pub(crate) enum Fs {
     Ext2,
     Ext3,
     Ext4,
+    Ext4WithoutJournal,
     Xfs,
     Btrfs,
     Squashfs,
@@ -33,7 +34,7 @@ impl Fs {
         match self {
             Self::Ext2 => "ext2",
             Self::Ext3 => "ext3",
-            Self::Ext4 => "ext4",
+            Self::Ext4 | Self::Ext4WithoutJournal => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
             Self::Squashfs => "squashfs",
@@ -60,7 +61,7 @@ impl Image {
 
     fn make(&self, label: &str, content: &Path) {
         let size = match self.fs {
-            Fs::Ext2 | Fs::Ext3 | Fs::Ext4 => 32 << 20,
+            Fs::Ext2 | Fs::Ext3 | Fs::Ext4 | Fs::Ext4WithoutJournal => 32 << 20,
             Fs::Xfs => 320 << 20,
             Fs::Btrfs => 128 << 20,
             Fs::Squashfs | Fs::Erofs => 0,
@@ -68,10 +69,13 @@ impl Image {
         let _ = fs::remove_file(&self.path);
         fs::File::create(&self.path).unwrap().set_len(size).unwrap();
         match self.fs {
-            Fs::Ext2 | Fs::Ext3 | Fs::Ext4 => {
+            Fs::Ext2 | Fs::Ext3 | Fs::Ext4 | Fs::Ext4WithoutJournal => {
                 let mut mkfs = Command::new("mke2fs");
                 mkfs.args(["-q", "-F", "-t", self.fs.name(), "-L", label, "-d"])
                     .arg(content);
+                if self.fs == Fs::Ext4WithoutJournal {
+                    mkfs.args(["-O", "^has_journal"]);
+                }
                 tool(mkfs.arg(&self.path));
             }
             Fs::Xfs | Fs::Btrfs => {
