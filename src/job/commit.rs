@@ -39,21 +39,27 @@ impl Workplace {
         more: bool,
     ) -> anyhow::Result<()> {
         let (output, ledger) = (&self.output, &mut self.ledger);
+        let mut tried = false;
+        let mut commit = |prepared: &Prepared| {
+            tried = true;
+            output.commit(prepared)
+        };
         let marked = match &self.unsynced {
             Some(before) => {
                 start.after = Some(before.start.run);
-                ledger.start_by(start.clone(), || output.commit(&before.prepared))
+                ledger.start_by(start.clone(), || commit(&before.prepared))
             }
             // Only if its run directory is on the disk can it be told later whether its result was: by a commit, not by a sync of the ledger alone.
             None if more && output.one_commit() => {
-                ledger.start_by(start.clone(), || output.commit(prepared))
+                ledger.start_by(start.clone(), || commit(prepared))
             }
             None => {
                 let marked = ledger.start(start.clone());
                 return marked.context("making the start mark durable");
             }
         };
-        let before = self.unsynced.take();
+        // A sync is never tried again; but what failed may have been the mark alone.
+        let before = self.unsynced.take_if(|_| tried);
         if let Err(err) = marked {
             self.pending = before.map(|before| (self.ledger.id().to_owned(), before.result));
             return Err(err).context("making the start mark durable");
