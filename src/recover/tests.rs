@@ -67,6 +67,7 @@ impl World {
         Medium {
             id: "ext4:1".to_owned(),
             lasting_inodes,
+            keeps_journal: true,
         }
     }
 
@@ -215,6 +216,7 @@ impl World {
                 cgroup: None,
                 in_place: !self.state.writable,
                 unstarted: last && mark.unstarted,
+                after: None,
             };
             let directory = if last {
                 mark.directory
@@ -228,7 +230,11 @@ impl World {
             }
             let end = if last { mark.end } else { Some(true) };
             lines.push(Line::Start(start));
-            lines.extend(end.map(|again| Line::End { run: *run, again }));
+            lines.extend(end.map(|again| Line::End {
+                run: *run,
+                again,
+                unstarted: false,
+            }));
         }
         if let Some(known) = self.known.last_mut() {
             known.1 = *run;
@@ -252,7 +258,7 @@ impl World {
         kill: Option<usize>,
     ) -> anyhow::Result<(Vec<Resumed>, Vec<Action>, Ledger)> {
         let output = self.root.path().join("output");
-        let mut output = OutputDir::open(Dir::open(&output)?, "gvad".into())?;
+        let mut output = OutputDir::open(Dir::open(&output)?, "gvad".into(), false)?;
         let last = last_directory(&output)?;
         let mut ledger = Ledger::open(output.gvad().try_clone()?, last)?.ledger;
         let dir = Dir::open(&self.path(At::ScriptBin))?;

@@ -198,6 +198,7 @@ fn starts() -> impl Strategy<Value = Line> {
                 cgroup,
                 in_place: flags[0],
                 unstarted: flags[1],
+                after: None,
             })
         },
     )
@@ -206,7 +207,11 @@ fn starts() -> impl Strategy<Value = Line> {
 /// Any line but a start mark.
 fn others() -> impl Strategy<Value = Line> {
     prop_oneof![
-        any::<(u64, bool)>().prop_map(|(run, again)| Line::End { run, again }),
+        any::<(u64, bool)>().prop_map(|(run, again)| Line::End {
+            run,
+            again,
+            unstarted: false
+        }),
         any::<u64>().prop_map(|run| Line::Settled { run }),
         any::<u64>().prop_map(|run| Line::Lost { run }),
         ("[0-9a-f]{32}", "[0-9a-f]{64}").prop_map(|(key, sha256)| Line::Ran { key, sha256 }),
