@@ -97,7 +97,8 @@ impl Disk {
                 file.write_all_at(&chunk[..], (index * CHUNK) as u64)?;
             }
         }
-        Ok(())
+        // The last chunk may reach beyond the end.
+        file.set_len(self.size)
     }
 }
 

@@ -82,13 +82,16 @@ fn before_recovery(
 ) -> anyhow::Result<Results> {
     let dir = guest.dir.join("before");
     fs::create_dir(&dir)?;
-    let mut places = Vec::new();
+    let mut places: Vec<PathBuf> = Vec::new();
     for (disk, image) in cut.disks.iter().zip(cut.kind.layout.files()) {
         let (file, place) = (dir.join(image), dir.join(format!("{image}.mnt")));
         disk.save(&file)?;
         fs::create_dir(&place)?;
         if let Err(err) = mount(cut.kind.fs, &file, &place) {
             wrong.push(format!("I9: {image} cannot be mounted: {err:#}"));
+            for place in &places {
+                unmount(place)?;
+            }
             return Ok(Results::new());
         }
         places.push(place);
