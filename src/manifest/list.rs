@@ -8,6 +8,8 @@ use crate::name::shown;
 
 /// What the first line begins with.
 const HEADER: &[u8] = b"# image: ";
+/// What begins the name of an image that has one of its own.
+const UUID: &[u8] = b"UUID=";
 /// Of a SHA-256 in hexadecimal.
 const DIGITS: usize = 64;
 
@@ -23,7 +25,10 @@ pub(super) fn parse(bytes: &[u8], image: &str) -> Result<List, String> {
             "its first line must name the image that it is for: # image: {image}"
         ));
     };
-    if !of.eq_ignore_ascii_case(image.as_bytes()) {
+    // The digits of a UUID are written in either case; a path or a tag is another one then.
+    let here = image.as_bytes();
+    let same = of == here || (here.starts_with(UUID) && of.eq_ignore_ascii_case(here));
+    if !same {
         let of = shown(OsStr::from_bytes(of));
         return Err(format!("it is for the image {of}, and this is {image}"));
     }
@@ -169,5 +174,8 @@ mod tests {
             assert!(parse(text.as_bytes(), "UUID=ab").is_err(), "{text:?}");
         }
         assert!(parse(b"# image: UUID=AB", "UUID=ab").unwrap().is_empty());
+        let place = "SOURCE=/srv/App";
+        parse(b"# image: SOURCE=/srv/App", place).unwrap();
+        parse(b"# image: SOURCE=/srv/app", place).unwrap_err();
     }
 }
