@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ use crate::sys::file::{self, Lease};
 
 /// The directory in script-bin in which claims stand, a directory for each ledger.
 pub const CLAIMS: &str = ".gvad";
+/// So many names are tried for a script that is given back and whose own is taken.
+const BESIDE: u32 = 1000;
 
 /// script-bin, and beside the scripts the claims.
 #[derive(Debug)]
@@ -213,20 +216,29 @@ impl ScriptBin {
         }))
     }
 
-    /// Moves a claimed script that was not started back to where it was.
+    /// Moves a claimed script that was not started back to where it was. Where another one of that name is there by now, it stands beside that.
+    /// Tells under which name.
     ///
     /// # Errors
-    /// It stays claimed. `EEXIST`: another one of that name is there by now.
-    pub fn put_back(&self, name: &OsStr) -> io::Result<()> {
+    /// It stays claimed.
+    pub fn put_back(&self, name: &OsStr) -> io::Result<OsString> {
         let Some(claims) = &self.claims else {
-            return Ok(());
+            return Ok(name.to_owned());
         };
-        claims.rename_noreplace(name, &self.dir, name)?;
+        let mut free = name.to_owned();
+        let mut serial = 0;
+        while let Err(err) = claims.rename_noreplace(name, &self.dir, &free) {
+            if err.kind() != io::ErrorKind::AlreadyExists || serial == BESIDE {
+                return Err(err);
+            }
+            serial += 1;
+            free = beside(name, serial);
+        }
         if self.sync_claims {
             self.dir.sync()?;
             claims.sync()?;
         }
-        Ok(())
+        Ok(free)
     }
 
     /// Deletes a claimed script, whose result is durable.
@@ -275,6 +287,16 @@ impl ScriptBin {
             let _ = self.dir.remove_dir(OsStr::new(CLAIMS));
         }
     }
+}
+
+/// A name for a script that is given back while another has its own; no longer than a file system allows.
+fn beside(name: &OsStr, serial: u32) -> OsString {
+    /// Of the 255 bytes, so many are left for what is added.
+    const MOST: usize = 240;
+    let name = name.as_bytes();
+    let mut free = name.get(..MOST).unwrap_or(name).to_owned();
+    free.extend(format!(".refused-{serial}").bytes());
+    OsString::from_vec(free)
 }
 
 /// Opens script-bin in the image; it is made if the image can be written.

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 
 use anyhow::Context as _;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{JobEnd, Workplace};
 use crate::claim::Claim;
@@ -56,7 +56,13 @@ impl Workplace {
         discarded.context("removing an unused run directory")?;
         if !claim.in_place {
             let put_back = self.script_bin.put_back(&claim.name);
-            put_back.with_context(|| format!("giving {} back", shown(&claim.name)))?;
+            let name = put_back.with_context(|| format!("giving {} back", shown(&claim.name)))?;
+            if name != claim.name {
+                let (script, name) = (shown(&claim.name), shown(&name));
+                warn!(
+                    "{script} was claimed and is not what was signed; another {script} is there by now, so it is given back as {name}"
+                );
+            }
         }
         Ok(JobEnd::NotYet("it changed while it was being taken"))
     }

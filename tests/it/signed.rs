@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Cursor;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use minisign::KeyPair;
@@ -396,14 +396,10 @@ fn drain_waits_for_the_other_half_of_a_changed_manifest() {
     guest.assert_clean();
 }
 
-#[test]
-fn claimed_script_that_was_altered_before_it_started_is_given_back() {
-    let Some((guest, key)) = verifying() else {
-        return;
-    };
+/// The signed script `b`, as a gvad leaves it that is killed between its claim and its start.
+fn claimed(guest: &Guest, key: &KeyPair, image: &str) -> PathBuf {
     guest.script("b", TELL);
-    let image = name_of(&guest.path("app.img"));
-    guest.inside(|root| sign(root, &key, &image));
+    guest.inside(|root| sign(root, key, image));
     // Killed when it is about to make a directory, again and again, until that is the private one of the claimed script.
     let claims = guest.live().join("script-bin/.gvad");
     let claim = (1..20).find_map(|when| {
@@ -415,7 +411,16 @@ fn claimed_script_that_was_altered_before_it_started_is_given_back() {
         let ledger = names(&claims).into_iter().next()?;
         Some(claims.join(ledger).join("b")).filter(|claim| claim.exists())
     });
-    let claim = claim.unwrap();
+    claim.unwrap()
+}
+
+#[test]
+fn claimed_script_that_was_altered_before_it_started_is_given_back() {
+    let Some((guest, key)) = verifying() else {
+        return;
+    };
+    let image = name_of(&guest.path("app.img"));
+    let claim = claimed(&guest, &key, &image);
     write_script(&claim, &TELL.replace("%s", "%b"));
     let ended = guest.drain();
     assert_eq!(ended.code, Some(2), "{ended}");
@@ -424,6 +429,32 @@ fn claimed_script_that_was_altered_before_it_started_is_given_back() {
     guest.inside(|root| sign(root, &key, &image));
     guest.drain_ok();
     assert_eq!(guest.witness(), ["b"]);
+    guest.assert_clean();
+}
+
+#[test]
+fn claimed_script_is_given_back_beside_a_new_one_of_its_name() {
+    let Some((guest, key)) = verifying() else {
+        return;
+    };
+    let image = name_of(&guest.path("app.img"));
+    claimed(&guest, &key, &image);
+    // Handed over anew before it had its turn, with a manifest that knows the new one alone.
+    let root = guest.live();
+    let new = TELL.replace("%s", "new %s");
+    write_script(&root.join("script-bin/b"), &new);
+    sign(&root, &key, &image);
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(2), "{ended}");
+    assert_eq!(guest.witness(), ["new b"], "{ended}");
+    assert_eq!(guest.waiting(), ["b.refused-1"]);
+    assert!(
+        ended.stderr.contains("given back as b.refused-1"),
+        "{ended}"
+    );
+    guest.inside(|root| sign(root, &key, &image));
+    guest.drain_ok();
+    assert_eq!(guest.witness(), ["new b", "b.refused-1"]);
     guest.assert_clean();
 }
 
