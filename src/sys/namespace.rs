@@ -89,21 +89,31 @@ fn make_view(view: &View<'_>) -> io::Result<OwnedFd> {
         }
     }
     for (place, path) in &plan.kept {
-        let target = beneath(&root, path);
-        if !target.exists() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(&target)?;
-        }
-        let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
-        let bound = mount(Some(&place.path()), &target, NONE, bind, NONE);
-        doing("binding", bound).map_err(|err| naming("sharing", path, &err))?;
+        share(place, path, &root, &plan.scratch).map_err(|err| naming("sharing", path, &err))?;
     }
     doing("entering the new root", chdir(&root))?;
     doing("changing the root", pivot_root(".", "."))?;
     doing("leaving the old root", umount2(".", MntFlags::MNT_DETACH))?;
     Ok(namespace.into())
+}
+
+/// Shows `place` as it is, with all that is mounted below it but the place for what is written.
+fn share(place: &Place, path: &Path, root: &Path, scratch: &Path) -> io::Result<()> {
+    let target = beneath(root, path);
+    if !target.exists() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&target)?;
+    }
+    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+    let bound = mount(Some(&place.path()), &target, NONE, bind, NONE);
+    doing("binding", bound)?;
+    if scratch.starts_with(path) {
+        let hidden = umount2(&beneath(root, scratch), MntFlags::MNT_DETACH);
+        doing("hiding the place for what is written", hidden)?;
+    }
+    Ok(())
 }
 
 fn naming(what: &str, path: &Path, err: &io::Error) -> io::Error {
@@ -136,6 +146,8 @@ struct Plan {
     based: Vec<(Place, PathBuf)>,
     /// As it is.
     kept: Vec<(Place, PathBuf)>,
+    /// The place for what is written, without symbolic links.
+    scratch: PathBuf,
 }
 
 impl Plan {
@@ -172,7 +184,12 @@ impl Plan {
                 based.push((place, path));
             }
         }
-        Ok(Plan { based, kept })
+        let scratch = view.scratch.canonicalize()?;
+        Ok(Plan {
+            based,
+            kept,
+            scratch,
+        })
     }
 }
 

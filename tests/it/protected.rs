@@ -85,6 +85,23 @@ fn images_and_the_private_directory_are_the_real_ones() {
 }
 
 #[test]
+fn private_directory_in_a_place_that_is_real_anyway_is_found_there() {
+    let Some(guest) = protecting() else { return };
+    guest.set("run.temp_dir", "/run/temp");
+    let body =
+        "cd $TMPDIR; [ -x a ]; ls /run/temp; echo x > /run/seen; echo x > /etc/gvad-not-seen";
+    let stdout = printed(&guest, "a", body);
+    // Not the place in which its writes to the base system lie.
+    assert!(
+        stdout.contains("run-") && !stdout.contains("upper"),
+        "{stdout}"
+    );
+    assert!(fs::exists("/run/seen").unwrap());
+    assert!(!fs::exists("/etc/gvad-not-seen").unwrap());
+    guest.assert_clean();
+}
+
+#[test]
 fn directories_in_place_are_the_real_ones_too() {
     let Some(guest) = Guest::in_directory() else {
         return;
