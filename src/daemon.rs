@@ -57,7 +57,6 @@ pub fn run(origin: Origin, config: Config, mode: Mode) -> anyhow::Result<bool> {
     process::ignore_sigio().context("ignoring SIGIO")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .thread_keep_alive(Duration::from_millis(100))
         .build()
         .context("starting the runtime")?;
     let done = LocalSet::new().block_on(&runtime, async {
@@ -70,8 +69,6 @@ pub fn run(origin: Origin, config: Config, mode: Mode) -> anyhow::Result<bool> {
         let (ended, drained) = ended;
         anyhow::Ok((ended, drained || stop.power_off_wanted()))
     });
-    // A mount that hangs in the kernel must not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(1));
     let (ended, powers_off) = done?;
     if powers_off {
         poweroff::power_off()?;

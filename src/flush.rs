@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::Mutex;
 
+use crate::blocking::blocking;
 use crate::sys::dir::Dir;
 use crate::sys::file;
 
@@ -49,7 +50,7 @@ impl Flush {
             roots.iter().map(Dir::try_clone).collect()
         };
         let roots = roots.context("opening an image")?;
-        let work = tokio::task::spawn_blocking(move || {
+        let work = blocking(move || {
             roots.iter().try_for_each(|root| {
                 // While it is frozen whoever writes to it waits: most of the work is done before.
                 file::sync_all(root)?;

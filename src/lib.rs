@@ -33,6 +33,7 @@ pub mod status;
 pub mod stop;
 pub mod systemd;
 
+pub mod blocking;
 pub mod flush;
 pub mod image;
 pub mod layout;

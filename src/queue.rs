@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use tokio::task::JoinHandle;
 use tracing::{error, info};
 
+use crate::blocking::{Blocking, blocking};
 use crate::image::{Attachment, Candidate, Probed, Sight, Wanted, sight};
 
 /// A device that takes longer to answer is not waited for, but asked again.
@@ -33,7 +33,7 @@ pub struct Queue {
     worked_off: bool,
     done: HashSet<Attachment>,
     trouble: Vec<Trouble>,
-    search: Option<JoinHandle<anyhow::Result<Sight>>>,
+    search: Option<Blocking<anyhow::Result<Sight>>>,
     looked: Option<Instant>,
 }
 
@@ -82,7 +82,7 @@ impl Queue {
         let known: Vec<_> = self.known().cloned().collect();
         let search = self.search.get_or_insert_with(|| {
             let wanted = wanted.clone();
-            tokio::task::spawn_blocking(move || sight(&wanted, &known))
+            blocking(move || sight(&wanted, &known))
         });
         let Ok(done) = tokio::time::timeout(LOOK_BOUND, search).await else {
             return Ok(None);

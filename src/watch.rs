@@ -30,6 +30,7 @@ impl Watcher {
                 wake.notify_one();
             }
         })
+        .and_then(|inotify| has_thread(inotify, &hint))
         .and_then(|mut inotify| {
             inotify
                 .watch(directory, RecursiveMode::NonRecursive)
@@ -55,6 +56,19 @@ impl Watcher {
             .await
             .is_ok()
     }
+}
+
+/// The crate does not tell that its thread could not be started, and panics whenever it speaks to it, even when it is dropped. Without the thread
+/// nobody holds the closure that wakes.
+fn has_thread(
+    inotify: RecommendedWatcher,
+    hint: &Arc<Notify>,
+) -> notify::Result<RecommendedWatcher> {
+    if Arc::strong_count(hint) > 1 {
+        return Ok(inotify);
+    }
+    let _kept = std::mem::ManuallyDrop::new(inotify);
+    Err(notify::Error::generic("its thread could not be started"))
 }
 
 /// gvad's own opening, listing and moving out of the directory are events too; answering those would wake it for ever.

@@ -14,6 +14,7 @@ use anyhow::{Context, anyhow};
 use serde::Serialize;
 use tracing::{info, warn};
 
+use crate::blocking::blocking;
 use crate::ledger::line::Medium;
 use crate::source::is_share;
 use crate::sys::errno::EBUSY;
@@ -151,7 +152,7 @@ async fn bounded<T: Send + 'static>(
     wanted: &Wanted,
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
-    match tokio::time::timeout(MOUNT_BOUND, tokio::task::spawn_blocking(work)).await {
+    match tokio::time::timeout(MOUNT_BOUND, blocking(work)).await {
         Ok(done) => done
             .context("mounting")
             .flatten()
@@ -217,7 +218,7 @@ impl Image {
             return Ok(());
         };
         let path = self.path.clone();
-        let work = tokio::task::spawn_blocking(move || unmount(&path, keep));
+        let work = blocking(move || unmount(&path, keep));
         let done = match tokio::time::timeout(MOUNT_BOUND, work).await {
             Ok(done) => done.context("unmounting").flatten(),
             Err(_) => Err(anyhow!("the device did not answer within 5 minutes")),

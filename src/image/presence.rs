@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Attachment, Image};
+use crate::blocking::blocking;
 use crate::sys::attached::Attached;
 
 /// A device that takes longer to answer tells nothing.
@@ -53,7 +54,7 @@ impl Presence {
             return None;
         }
         // A drive takes its time to answer.
-        let look = tokio::task::spawn_blocking(move || {
+        let look = blocking(move || {
             let gone = unsure
                 .iter()
                 .filter(|known| !known.attachment.is_there())

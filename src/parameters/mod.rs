@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use crate::blocking::blocking;
 use crate::board::Board;
 use crate::config::{DEV, SYS_CLASS_BLOCK, UDEV_QUEUE};
 use crate::stop::Stop;
@@ -224,7 +225,7 @@ impl Parameters {
             known: self.looked_at.borrow().clone(),
         };
         let temp_dir = temp_dir.to_owned();
-        let work = tokio::task::spawn_blocking(move || ovf_medium::look(&devices, &temp_dir));
+        let work = blocking(move || ovf_medium::look(&devices, &temp_dir));
         let looked = match tokio::time::timeout(DISC_BOUND, work).await {
             Ok(Ok(looked)) => looked,
             Ok(Err(err)) => return tell(board, &format!("looking for the OVF environment: {err}")),

@@ -223,7 +223,11 @@ fn a_signal_that_is_ignored_changes_nothing() {
         let path = format!("PATH={}:/usr/bin:/bin", place.at("bin").display());
         let wait = if made { "true" } else { "exec sleep 1000" };
         command.env("WAIT", wait);
-        command.args(ignores).arg(path).arg(place.at("gva"));
+        command
+            .arg("--default-signal=HUP")
+            .args(ignores)
+            .arg(path)
+            .arg(place.at("gva"));
         let ended = output(command.args(["image", "job", "-o", "app.img"]));
         assert_eq!(ended.status.code(), code);
         assert_eq!(place.at("app.img").exists(), made);
