@@ -188,7 +188,6 @@ impl Reload {
     }
 }
 
-/// What is set up once, for the control groups of all scripts.
 /// What was tried when gvad was started, and holds until it is started again.
 fn fixed_limits(config: &Config) -> ([u64; 3], [bool; 2]) {
     let limits = limits(config);
