@@ -192,9 +192,9 @@ mod disks {
             fills("fill \"$GVA_APPLICATION\"; exit 5") => [once(), field("a", "exit_code", 5)],
             cure: |guest| guest.inside(|root| fs::remove_file(root.join("fill")).unwrap());
         script_whose_own_output_fills_the_disk_has_its_result:
-            does("head -c 40000000 /dev/zero; exit 5") => [
+            fills("head -c 40000000 /dev/zero; fill \"$GVA_OUTPUT\"; exit 5") => [
                 exits(2), neighbour_waits(), once(), field("a", "exit_code", 5), field("a", "stdout_bytes", 40_000_000), field("a", "stdout_truncated", true)],
-            cure: |guest| in_output(guest, "rm gvad/000001-a/stdout");
+            cure: |guest| in_output(guest, "rm fill gvad/000001-a/stdout");
         script_that_fills_temp_dir_leaves_room_for_the_next:
             |guest| {
                 let state = guest.text("state");
