@@ -48,6 +48,7 @@ fn show(found: &Found) -> bool {
     let (before, after) = (&report.before, &report.after);
     println!("  {:<18} {:>8} {:>8}", "idle gvad", "before", "after");
     for (what, before, after) in [
+        ("anonymous, KiB", before.anonymous_kib, after.anonymous_kib),
         ("PSS, KiB", before.pss_kib, after.pss_kib),
         ("peak RSS, KiB", before.peak_rss_kib, after.peak_rss_kib),
         (
