@@ -34,6 +34,20 @@ fn start(run: u64, in_place: bool) -> Start {
 }
 
 #[test]
+fn nothing_of_a_torn_line_is_left_behind_the_end() {
+    let base = tempfile::tempdir().unwrap();
+    let end = open(base.path()).ledger.end;
+    let file = File::options()
+        .write(true)
+        .open(base.path().join(NAME))
+        .unwrap();
+    file.write_all_at(&[b'x'; 1000], end).unwrap();
+    drop(open(base.path()));
+    let bytes = std::fs::read(base.path().join(NAME)).unwrap();
+    assert!(bytes[end as usize..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
 fn what_was_noted_is_there_when_it_is_opened_again() {
     let base = tempfile::tempdir().unwrap();
     let mut ledger = open(base.path()).ledger;

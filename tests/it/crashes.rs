@@ -155,6 +155,48 @@ fn failed_sync_is_not_tried_again_and_nothing_runs_twice() {
     }
 }
 
+/// What a failed sync has left in the page cache is not believed: only what is read from the disk again.
+#[test]
+fn result_that_could_not_be_synced_is_recorded_on_the_output_mounted_anew() {
+    let mut hit = 0;
+    for when in 1..=12 {
+        let Some(guest) = Guest::with_output_image() else {
+            return;
+        };
+        guest.script("a", TELL);
+        let inject = format!("inject=/^(fsync|fdatasync|syncfs)$:error=EIO:when={when}");
+        let ended = drain_with(&guest, &inject);
+        if ended.stderr.contains("recording the result of 000001-a") {
+            let mounted = ended.stderr.matches(" mounted role=output").count();
+            assert!(mounted > 1, "{when}: {ended}");
+            hit += 1;
+        }
+    }
+    assert!(hit > 0, "no sync of a result was hit");
+}
+
+/// Each rename waits a while before it is done; meanwhile somebody puts another script in the place of the one that is about to be claimed.
+#[test]
+fn script_that_takes_the_place_of_one_that_is_being_claimed_runs_as_itself() {
+    let Some(guest) = Guest::in_directory() else {
+        return;
+    };
+    guest.script("a", "#!/bin/sh\necho old >> \"$WITNESS\"\n");
+    let new = guest.path("new");
+    write_script(&new, "#!/bin/sh\necho new >> \"$WITNESS\"\n");
+    let output = guest.live_output().join("gvad/000001-a");
+    let script = guest.live().join("script-bin/a");
+    let swapped = std::thread::spawn(move || {
+        wait_until("the run directory", || output.exists());
+        std::fs::rename(new, script).is_ok()
+    });
+    let ended = drain_with(&guest, "inject=renameat2:delay_enter=700000");
+    assert!(swapped.join().unwrap(), "{ended}");
+    guest.drain();
+    assert_eq!(guest.witness(), ["new"], "{ended}");
+    guest.assert_clean();
+}
+
 #[test]
 fn failed_fork_leaves_no_mark_of_a_start() {
     for when in 1..=8 {
