@@ -102,13 +102,19 @@ pub(super) fn finish(path: &Path) -> Result<u64> {
     let mut descriptor = vec![0; usize::try_from(length)?];
     file.read_exact_at(&mut descriptor, header.descriptor.start)?;
     let text = String::from_utf8(descriptor)?;
-    let text = text.trim_end_matches('\0');
+    let text = up_to_nul(&text);
 
     write_descriptor(&file, &header, &with_cid(text, 0)?)?;
     append_marker(&mut file)?;
     let cid = content_id(&mut file)?;
     write_descriptor(&file, &header, &with_cid(text, cid)?)?;
     Ok(header.capacity)
+}
+
+/// The descriptor's text. qemu-img writes it again when it draws another content id, and where that has fewer digits, the end of
+/// the first text still stands after the NUL.
+fn up_to_nul(text: &str) -> &str {
+    text.split('\0').next().unwrap_or_default()
 }
 
 /// The descriptor's text with another content id, always of eight digits: qemu-img leaves out leading zeros, and all that follows
@@ -153,4 +159,15 @@ fn content_id(file: &mut File) -> Result<u32> {
     file.rewind()?;
     let hash = manifest::hash(file, |_| ())?;
     Ok(u32::from_str_radix(&hash[..8], 16)? & 0x7fff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::up_to_nul;
+
+    #[test]
+    fn what_a_longer_descriptor_leaves_behind_is_dropped() {
+        assert_eq!(up_to_nul("CID=1\n\0\"\n\0\0"), "CID=1\n");
+        assert_eq!(up_to_nul("CID=1\n"), "CID=1\n");
+    }
 }
