@@ -12,18 +12,23 @@ use crate::sys::dir::{Dir, Kind};
 pub(super) const NAME: &str = "ledger";
 pub(super) const NEW_NAME: &str = ".ledger.new";
 /// Blocks are set aside in steps of this, in bytes.
-const STEP: usize = 1 << 20;
+const STEP: u64 = 1 << 20;
+/// So much is read or written at a time: a ledger of which most is zeros costs no memory.
+const PIECE: usize = 64 << 10;
 /// A ledger is never larger; one that claims to be is not read.
 const LARGEST: u64 = 1 << 30;
 
 /// Makes a file of `bytes` and as many zeros behind them or more, durable, and puts it in the place of the ledger. Returns it and its
 /// length.
-pub(super) fn replace(dir: &Dir, mut bytes: Vec<u8>) -> io::Result<(File, u64)> {
+pub(super) fn replace(dir: &Dir, bytes: &[u8]) -> io::Result<(File, u64)> {
     // Zeros that are written, not merely reserved: only blocks that have been written can be overwritten without the journal.
-    bytes.resize((bytes.len() * 2).next_multiple_of(STEP), 0);
+    let length = (bytes.len() as u64 * 2).next_multiple_of(STEP);
     remove_unfinished(dir)?;
     let file = dir.create(OsStr::new(NEW_NAME), 0o600)?;
-    let written = file.write_all_at(&bytes, 0).and_then(|()| file.sync_all());
+    let written = file
+        .write_all_at(bytes, 0)
+        .and_then(|()| write_zeros(&file, bytes.len() as u64, length))
+        .and_then(|()| file.sync_all());
     if let Err(err) = written {
         // Nothing of the old file was touched; what is left of the new one is removed at the next start at the latest.
         let _ = dir.remove_file(OsStr::new(NEW_NAME));
@@ -31,7 +36,20 @@ pub(super) fn replace(dir: &Dir, mut bytes: Vec<u8>) -> io::Result<(File, u64)> 
     }
     dir.rename(OsStr::new(NEW_NAME), dir, OsStr::new(NAME))?;
     dir.sync()?;
-    Ok((file, bytes.len() as u64))
+    Ok((file, length))
+}
+
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; PIECE];
+    let mut at = from;
+    while at < to {
+        let piece = (PIECE as u64 - at % PIECE as u64).min(to - at);
+        let piece = zeros.get(..usize::try_from(piece).unwrap_or(PIECE));
+        let piece = piece.unwrap_or_default();
+        file.write_all_at(piece, at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Removes what a crash left of a new ledger. A directory in its place, which somebody else made, gets another name.
@@ -51,7 +69,8 @@ pub(super) fn remove_unfinished(dir: &Dir) -> io::Result<()> {
     }
 }
 
-pub(super) fn read_all(file: &File) -> io::Result<Vec<u8>> {
+/// What is in the file, without the zeros at its end, and its length.
+pub(super) fn read_all(file: &File) -> io::Result<(Vec<u8>, u64)> {
     let size = file.metadata()?.len();
     if size > LARGEST {
         return Err(io::Error::new(
@@ -59,9 +78,20 @@ pub(super) fn read_all(file: &File) -> io::Result<Vec<u8>> {
             format!("it has {size} bytes, more than any ledger"),
         ));
     }
-    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(bytes)
+    let mut bytes = Vec::new();
+    let mut piece = vec![0; PIECE];
+    let mut at = 0;
+    while at < size {
+        let length = usize::try_from(size - at).map_or(PIECE, |left| left.min(PIECE));
+        let piece = piece.get_mut(..length).unwrap_or_default();
+        file.read_exact_at(piece, at)?;
+        if let Some(last) = piece.iter().rposition(|&byte| byte != 0) {
+            bytes.resize(usize::try_from(at).unwrap_or(usize::MAX), 0);
+            bytes.extend_from_slice(piece.get(..=last).unwrap_or_default());
+        }
+        at += length as u64;
+    }
+    Ok((bytes, size))
 }
 
 /// Whether something stands in the ledger's place that is none: not a file, or larger than any ledger. What protects it from being

@@ -64,7 +64,7 @@ impl Ledger {
                 set_aside: Some(aside),
             });
         }
-        let bytes = match dir.open_file(NAME) {
+        let (bytes, capacity) = match dir.open_file(NAME) {
             Ok(file) => file::read_all(&file).context("reading the ledger")?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
                 let ledger = Ledger::make(dir, last_run, HashMap::new())?;
@@ -97,7 +97,7 @@ impl Ledger {
             file,
             id: String::new(),
             end: contents.end,
-            capacity: bytes.len() as u64,
+            capacity,
             unsynced: 0,
             next_run: last_run.saturating_add(1),
             settled: 0,
@@ -332,7 +332,7 @@ impl Ledger {
             bytes.extend(line::encode(&line)?);
         }
         let end = bytes.len() as u64;
-        (self.file, self.capacity) = file::replace(&self.dir, bytes)?;
+        (self.file, self.capacity) = file::replace(&self.dir, &bytes)?;
         (self.end, self.unsynced) = (end, 0);
         Ok(())
     }

@@ -3,6 +3,7 @@
 mod open;
 mod pass;
 pub mod turns;
+mod untouched;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use open::Opening;
 use pass::refusal;
+use untouched::Untouched;
 
 use crate::claim::Settling;
 use crate::context::Context;
@@ -125,6 +127,7 @@ struct Session<'a> {
     settling: Settling,
     told: Told,
     watched: Option<(u64, Watcher)>,
+    untouched: Untouched,
     since_settled: u32,
     unfinished_since: Option<Instant>,
     /// Something was done since the last rest.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use tracing::warn;
 
+use super::untouched::Untouched;
 use super::{Carried, Session, refusal};
 use crate::claim::{CLAIMS, ScriptBin, Settling, open_claims, open_script_bin};
 use crate::config::Application;
@@ -136,6 +137,7 @@ async fn open_all<'a>(
         settling: Settling::default(),
         told: Told::default(),
         watched: None,
+        untouched: Untouched::of(application),
         since_settled: 0,
         unfinished_since: None,
         restless: true,

@@ -34,6 +34,10 @@ impl Session<'_> {
         if !self.resume_claims(&mut pass).await? {
             return Ok(pass);
         }
+        let path = &ctx.config().application.script_bin;
+        if self.untouched.is_sure(&self.root, path) {
+            return Ok(pass);
+        }
         let listing = match self.look()? {
             Ok(listing) => listing,
             Err(blocked) => {
@@ -179,7 +183,8 @@ impl Session<'_> {
                 return Ok(Err(refusal(&err, &at)));
             }
         };
-        let inode = Look::at(&dir)?.inode;
+        let before = Look::at(&dir)?;
+        let inode = before.inode;
         if self
             .watched
             .as_ref()
@@ -189,9 +194,10 @@ impl Session<'_> {
             self.watched = Some((inode, Watcher::new(&path)));
         }
         (self.work.script_bin.dir, self.work.script_bin.claims) = (dir, claims);
-        Ok(Ok(scan(&self.work.script_bin.dir).with_context(|| {
-            format!("listing {}", script_bin.display())
-        })?))
+        let listing = scan(&self.work.script_bin.dir)
+            .with_context(|| format!("listing {}", script_bin.display()))?;
+        self.untouched.listed(&before, &listing);
+        Ok(Ok(listing))
     }
 }
 
