@@ -25,6 +25,7 @@ use crate::shutdown::Shutdown;
 use crate::status::State;
 use crate::stop::{self, Cancel, Stopper};
 use crate::surroundings::{can_be_made, limits};
+use crate::sys::code;
 use crate::sys::dir::Dir;
 use crate::sys::lock::{Lock, Mode as LockMode, by_whom, lock_within};
 use crate::sys::{file, process};
@@ -55,6 +56,8 @@ pub fn run(origin: Origin, config: Config, mode: Mode) -> anyhow::Result<bool> {
     }
     process::usual_umask();
     process::ignore_sigio().context("ignoring SIGIO")?;
+    // What read the command line and the configuration is not needed again.
+    code::give_back();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -9,9 +9,12 @@ use tracing::{error, info};
 
 use crate::blocking::{Blocking, blocking};
 use crate::image::{Attachment, Candidate, Probed, Sight, Wanted, sight};
+use crate::sys::blockdev;
 
 /// A device that takes longer to answer is not waited for, but asked again.
 const LOOK_BOUND: Duration = Duration::from_secs(5);
+/// Where the kernel has told of no device, they are looked at so often all the same: a file system may have been made on one.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// After it failed, a medium is tried again so soon; the pauses double.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// And no later than this.
@@ -35,6 +38,8 @@ pub struct Queue {
     trouble: Vec<Trouble>,
     search: Option<Blocking<anyhow::Result<Sight>>>,
     looked: Option<Instant>,
+    /// When no other medium was found: the count of what the kernel tells of devices, from before the look.
+    alone: Option<(u64, Instant)>,
 }
 
 /// A medium that could not be used.
@@ -152,7 +157,8 @@ impl Queue {
         })
     }
 
-    /// Looks whether a medium waits that has not had its turn; not sooner than `pause` after the last look.
+    /// Looks whether a medium waits that has not had its turn; not sooner than `pause` after the last look, and seldom where no device came,
+    /// went or changed.
     ///
     /// # Errors
     /// The devices cannot be listed.
@@ -160,10 +166,20 @@ impl Queue {
         if self.looked.is_some_and(|looked| looked.elapsed() < pause) {
             return Ok(false);
         }
+        let told = blockdev::uevents();
+        let alone = self.alone.take().filter(|(before, since)| {
+            Some(*before) == told && since.elapsed() < LOOK_AGAIN && self.search.is_none()
+        });
+        if alone.is_some() {
+            self.alone = alone;
+            return Ok(false);
+        }
         let Some(Sight::Media(media)) = self.look(wanted).await? else {
             return Ok(false);
         };
-        Ok(media.iter().any(|one| self.is_fresh(&one.attachment)))
+        let fresh = media.iter().any(|one| self.is_fresh(&one.attachment));
+        self.alone = told.filter(|_| !fresh).map(|told| (told, Instant::now()));
+        Ok(fresh)
     }
 
     /// The turn is over: everything on the medium is done. False if no medium has a turn.

@@ -26,6 +26,7 @@ use crate::queue::Queue;
 use crate::recover::Resumed;
 use crate::scan::Told;
 use crate::status::{ImageStatus, State};
+use crate::sys::code;
 use crate::sys::dir::Dir;
 use crate::sys::file;
 use crate::sys::lock::Lock;
@@ -333,6 +334,7 @@ impl Session<'_> {
         for image in &self.own_images {
             file::flush_journal(image).context("flushing the journal of an image")?;
         }
+        code::give_back();
         Ok(())
     }
 

@@ -23,6 +23,7 @@ use crate::record::{DIRECTORY, OutputDir, is_full, last_directory};
 use crate::recover::{Recovery, Resumed};
 use crate::scan::{Told, scan};
 use crate::stage;
+use crate::sys::code;
 use crate::sys::dir::Dir;
 use crate::sys::lock::{Lock, Mode as LockMode, by_whom, lock_within};
 
@@ -126,6 +127,8 @@ async fn open_all<'a>(
     let gvad = work.output.gvad().try_clone()?;
     ctx.board.set_output(Some(gvad));
     ctx.flush.begin(own_images(layout)?);
+    // What looked for images and recovered is not needed soon.
+    code::give_back();
     Ok(Opening::Ready(Box::new(Session {
         ctx,
         root,

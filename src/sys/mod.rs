@@ -4,6 +4,7 @@
 pub mod attached;
 pub mod blockdev;
 pub mod cgroup;
+pub mod code;
 pub mod dir;
 pub mod errno;
 pub mod file;
