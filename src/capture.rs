@@ -223,7 +223,7 @@ mod tests {
         ) {
             let total: usize = sizes.iter().sum();
             // From nothing to more than is printed, and often just about all.
-            let limit = if part > 140 { total as u64 + part - 145 } else { total as u64 * part / 100 };
+            let limit = if part > 140 { (total as u64 + part).saturating_sub(145) } else { total as u64 * part / 100 };
             let whole: Vec<u8> = (0..total).map(|at| (at % 251) as u8).collect();
             let mut rest = &whole[..];
             let mut pieces = Vec::new();

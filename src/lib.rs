@@ -32,6 +32,7 @@ pub mod board;
 pub mod status;
 pub mod stop;
 pub mod systemd;
+pub mod tick;
 
 pub mod blocking;
 pub mod flush;

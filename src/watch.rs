@@ -1,8 +1,7 @@
-//! Waiting for something new in script-bin: inotify where it works, and always a look every `poll_interval`. Yields hints, never facts.
+//! Waiting for something new in script-bin with inotify, where it works; a look every `poll_interval` stands behind it. Yields hints, never facts.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -50,11 +49,9 @@ impl Watcher {
         }
     }
 
-    /// Waits for a hint, or for `poll_interval`. True if there was one.
-    pub async fn hint(&self, poll_interval: Duration) -> bool {
-        tokio::time::timeout(poll_interval, self.hint.notified())
-            .await
-            .is_ok()
+    /// Waits for a hint.
+    pub async fn hint(&self) {
+        self.hint.notified().await;
     }
 }
 

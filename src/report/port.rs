@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, bail};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
 use super::desk::Desk;
@@ -14,6 +13,7 @@ use super::queue::{Batch, Outbox};
 use super::request::Input;
 use crate::config::Config;
 use crate::sys::port::{Port, Standing};
+use crate::tick;
 
 /// So much is read at once, in bytes.
 const CHUNK: usize = 16 * 1024;
@@ -47,7 +47,7 @@ pub async fn serve(config: watch::Receiver<Rc<Config>>, outbox: Outbox, mut desk
                 }
             }
         }
-        sleep(now.watch.poll_interval.0).await;
+        tick::next(now.watch.poll_interval.0).await;
     }
 }
 
@@ -82,12 +82,13 @@ impl<'a> Talk<'a> {
         config: &watch::Receiver<Rc<Config>>,
         path: &Path,
     ) -> anyhow::Result<()> {
-        let mut look_at = Instant::now();
+        let every = || config.borrow().watch.poll_interval.0;
+        let mut look = std::pin::pin!(tick::next(every()));
         loop {
             tokio::select! {
                 standing = self.port.changed() => self.turn(standing.context("waiting for it")?).await?,
                 () = self.outbox.more(), if self.writable => self.write()?,
-                () = sleep_until(look_at) => {
+                () = &mut look => {
                     let now = Rc::clone(&config.borrow());
                     if now.report.port != path {
                         return Ok(());
@@ -95,7 +96,7 @@ impl<'a> Talk<'a> {
                     if !self.port.is_at(path) {
                         bail!("it is gone, or another device has its name");
                     }
-                    look_at = Instant::now() + now.watch.poll_interval.0;
+                    look.set(tick::next(every()));
                 }
             }
         }

@@ -26,10 +26,10 @@ use crate::queue::Queue;
 use crate::recover::Resumed;
 use crate::scan::Told;
 use crate::status::{ImageStatus, State};
-use crate::sys::code;
 use crate::sys::dir::Dir;
 use crate::sys::file;
 use crate::sys::lock::Lock;
+use crate::tick;
 use crate::watch::Watcher;
 
 /// The ledger forgets, and script-bin is synced, after so many runs at the latest.
@@ -306,7 +306,8 @@ impl Session<'_> {
     /// Waits for a hint that something is there, or for the time to look again. True if there was a hint.
     async fn wait(&mut self, soon: bool) -> bool {
         let config = self.ctx.config();
-        let mut pause = config.watch.poll_interval.0;
+        let every = config.watch.poll_interval.0;
+        let mut pause = every;
         if soon {
             pause = pause
                 .min(config.watch.settle.0)
@@ -315,12 +316,21 @@ impl Session<'_> {
         if self.restless {
             pause = pause.min(QUIET);
         }
-        let Some((_, watcher)) = &self.watched else {
-            self.ctx.stop.sleep(pause).await;
-            return false;
+        let time = async {
+            match pause == every {
+                true => tick::next(every).await,
+                false => tokio::time::sleep(pause).await,
+            }
+        };
+        let hint = async {
+            match &self.watched {
+                Some((_, watcher)) => watcher.hint().await,
+                None => std::future::pending().await,
+            }
         };
         tokio::select! {
-            hint = watcher.hint(pause) => hint,
+            () = hint => true,
+            () = time => false,
             () = self.ctx.stop.asked() => false,
         }
     }
@@ -334,7 +344,6 @@ impl Session<'_> {
         for image in &self.own_images {
             file::flush_journal(image).context("flushing the journal of an image")?;
         }
-        code::give_back();
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use crate::job::JobEnd;
 use crate::name::ScriptName;
 use crate::scan::{Listing, scan};
 use crate::status::{PassedOver, State};
+use crate::sys::code;
 use crate::sys::dir::Look;
 use crate::sys::errno::{ELOOP, ENOTDIR, EXDEV};
 use crate::sys::{file, mount};
@@ -36,6 +37,10 @@ impl Session<'_> {
         }
         let path = &ctx.config().application.script_bin;
         if self.untouched.is_sure(&self.root, path) {
+            if self.untouched.is_news() {
+                // Nothing but this look runs from now on.
+                code::give_back();
+            }
             return Ok(pass);
         }
         let listing = match self.look()? {

@@ -20,6 +20,8 @@ const KEEPS_TIMES: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "btrfs"];
 #[derive(Debug)]
 pub(super) struct Untouched {
     possible: bool,
+    /// It was not so at the look before.
+    news: bool,
     empty: Option<Empty>,
 }
 
@@ -34,9 +36,13 @@ struct Empty {
 
 impl Untouched {
     pub(super) fn of(application: &Image) -> Untouched {
-        let possible = application.own() && KEEPS_TIMES.contains(&&*application.fstype);
+        Untouched::new(application.own() && KEEPS_TIMES.contains(&&*application.fstype))
+    }
+
+    fn new(possible: bool) -> Untouched {
         Untouched {
             possible,
+            news: false,
             empty: None,
         }
     }
@@ -46,7 +52,10 @@ impl Untouched {
         let now = Instant::now();
         let since = match &self.empty {
             Some(empty) if empty.look == *before => empty.since,
-            _ => now,
+            _ => {
+                self.news = true;
+                now
+            }
         };
         let is_empty = listing.scripts.is_empty() && listing.passed_over.is_empty();
         self.empty = (self.possible && is_empty).then_some(Empty {
@@ -54,6 +63,11 @@ impl Untouched {
             since,
             listed: now,
         });
+    }
+
+    /// True the first time, until something has come.
+    pub(super) fn is_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
     }
 
     /// Nothing has come into the directory at `path` since it was found empty. In doubt: no.
@@ -65,5 +79,61 @@ impl Untouched {
                     .look(path.as_os_str())
                     .is_ok_and(|look| look == empty.look)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    const PATH: &str = "script-bin";
+
+    fn list(untouched: &mut Untouched, root: &Dir) {
+        let dir = root.open_dir(PATH).unwrap();
+        let before = Look::at(&dir).unwrap();
+        untouched.listed(&before, &crate::scan::scan(&dir).unwrap());
+    }
+
+    #[test]
+    fn only_a_directory_that_was_seen_empty_long_enough_and_is_the_same_still_is_sure() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join(PATH);
+        fs::create_dir(&path).unwrap();
+        let root = Dir::open(base.path()).unwrap();
+        let sure = |untouched: &Untouched| untouched.is_sure(&root, Path::new(PATH));
+        let fresh = |possible| {
+            let mut untouched = Untouched::new(possible);
+            list(&mut untouched, &root);
+            untouched
+        };
+        let (mut untouched, mut impossible) = (fresh(true), fresh(false));
+        list(&mut untouched, &root);
+        assert!(!sure(&untouched), "a change may have had the same time");
+        std::thread::sleep(GRAIN);
+        assert!(!sure(&untouched), "nobody has listed it since");
+        for one in [&mut untouched, &mut impossible] {
+            list(one, &root);
+        }
+        assert!(sure(&untouched) && !sure(&impossible));
+        assert!(untouched.is_news() && !untouched.is_news());
+
+        type Change<'a> = &'a dyn Fn();
+        let aside = base.path().join("aside");
+        let changes: [Change; 4] = [
+            &|| fs::write(path.join("a.sh"), "").unwrap(),
+            &|| fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap(),
+            &|| fs::rename(&path, &aside).unwrap(),
+            &|| fs::create_dir(&path).unwrap(),
+        ];
+        for change in changes {
+            change();
+            assert!(!sure(&untouched));
+        }
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        list(&mut untouched, &root);
+        assert!(untouched.empty.is_none(), "a.sh is in it");
     }
 }

@@ -1,6 +1,7 @@
 //! The kernel, one facility a file. Everything `unsafe`, and every use of `nix`, `libc` and `sys_mount`, stands here; nothing
 //! here knows what a script, a run or a configuration is.
 
+pub mod alarm;
 pub mod attached;
 pub mod blockdev;
 pub mod cgroup;
