@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -243,8 +243,12 @@ fn only_medium_stays_mounted_and_further_ones_make_a_queue() {
     guest.hand_over("later", TELL);
     daemon.wait_result("later");
 
+    // Nothing else comes: only what the kernel tells of the device makes gvad look.
+    thread::sleep(Duration::from_secs(1));
+    let attached = Instant::now();
     attach(&guest, "b", &[("b", TELL)]);
     daemon.wait_log("-b\" outcome=exited");
+    assert!(attached.elapsed() < Duration::from_secs(20), "found late");
     wait_released(&daemon, &guest);
     attach(&guest, "c", &[("c", TELL), ("e", TELL)]);
     daemon.wait_log("-e\" outcome=exited");
