@@ -167,13 +167,13 @@ impl Queue {
             return Ok(false);
         }
         let told = blockdev::uevents();
-        let alone = self.alone.take().filter(|(before, since)| {
-            Some(*before) == told && since.elapsed() < LOOK_AGAIN && self.search.is_none()
-        });
-        if alone.is_some() {
-            self.alone = alone;
+        if let Some((before, since)) = self.alone
+            && Some(before) == told
+            && since.elapsed() < LOOK_AGAIN
+        {
             return Ok(false);
         }
+        self.alone = None;
         let Some(Sight::Media(media)) = self.look(wanted).await? else {
             return Ok(false);
         };

@@ -41,13 +41,9 @@ pub(super) fn replace(dir: &Dir, bytes: &[u8]) -> io::Result<(File, u64)> {
 
 fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
     let zeros = vec![0; PIECE];
-    let mut at = from;
-    while at < to {
-        let piece = (PIECE as u64 - at % PIECE as u64).min(to - at);
-        let piece = zeros.get(..usize::try_from(piece).unwrap_or(PIECE));
-        let piece = piece.unwrap_or_default();
-        file.write_all_at(piece, at)?;
-        at += piece.len() as u64;
+    for at in (from..to).step_by(PIECE) {
+        let left = usize::try_from(to - at).unwrap_or(PIECE);
+        file.write_all_at(zeros.get(..left).unwrap_or(&zeros), at)?;
     }
     Ok(())
 }

@@ -145,7 +145,7 @@ pub fn named(sys_class_block: &Path, dev: &Path, name: &OsStr) -> io::Result<Opt
 }
 
 /// Counts what the kernel has told of devices that came, went or changed: a disk that is attached, a loop device that gets a file and a disc that is found in a
-/// drive all raise it (`uevent_seqnum` of the kernel's ABI/stable/sysfs-kernel and lib/kobject_uevent.c). `None` where that cannot be had.
+/// drive all raise it (`uevent_seqnum` in the kernel's kernel/ksysfs.c and lib/kobject_uevent.c). `None` where that cannot be had.
 #[must_use]
 pub fn uevents() -> Option<u64> {
     let text = fs::read_to_string("/sys/kernel/uevent_seqnum").ok()?;
