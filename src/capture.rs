@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use tokio::io::unix::AsyncFd;
 
-use crate::sys::pipe::{self, Moved};
+use crate::sys::pipe::{self, Moved, Relay};
 use crate::sys::ready;
 
 /// So much is moved at once, in bytes.
@@ -15,7 +15,7 @@ const CHUNK: usize = 1 << 20;
 /// So much is taken at most once the script has ended, from whoever still holds the pipe, in bytes.
 const LAST: u64 = 64 << 20;
 
-/// Who prints so much at once gets a larger pipe, in bytes.
+/// Who prints so much at once gets a larger pipe, and a second one behind it, in bytes.
 const MUCH: u64 = 32 << 10;
 
 /// One stream of one run.
@@ -40,6 +40,8 @@ struct Sink {
     seen: u64,
     kept: u64,
     error: Option<io::Error>,
+    /// For who prints much. Empty between any two steps.
+    relay: Option<Relay>,
 }
 
 /// What became of a stream.
@@ -68,6 +70,7 @@ impl Capture {
             seen: 0,
             kept: 0,
             error: None,
+            relay: None,
         };
         Ok(Capture {
             pipe,
@@ -100,6 +103,8 @@ impl Capture {
                     Moved::Bytes(count) => {
                         if count >= MUCH && !std::mem::replace(&mut self.large, true) {
                             pipe::enlarge(self.pipe.get_ref());
+                            // Without one it only takes longer.
+                            self.sink.relay = Relay::new().ok();
                         }
                         tokio::task::yield_now().await;
                     }
@@ -135,11 +140,18 @@ impl Sink {
     fn step(&mut self, pipe: &OwnedFd) -> Moved {
         let room = usize::try_from(self.limit.saturating_sub(self.kept)).unwrap_or(usize::MAX);
         if room > 0 && self.error.is_none() {
-            let mut offset = i64::try_from(self.kept).unwrap_or(i64::MAX);
-            match pipe::transfer(pipe, &self.file, Some(&mut offset), room.min(CHUNK)) {
+            let most = room.min(CHUNK);
+            let moved = match &self.relay {
+                Some(relay) => relay.take(pipe, most),
+                None => pipe::transfer(pipe, &self.file, Some(&mut offset(self.kept)), most),
+            };
+            match moved {
                 Ok(Moved::Bytes(count)) => {
-                    self.kept += count;
                     self.seen += count;
+                    match self.relay.take() {
+                        Some(relay) => self.relay = self.pass_on(relay, count),
+                        None => self.kept += count,
+                    }
                     return Moved::Bytes(count);
                 }
                 Ok(other) => return other,
@@ -156,6 +168,31 @@ impl Sink {
             Err(_) => Moved::End,
         }
     }
+
+    /// Moves the `count` bytes that are in `relay` to the file. Gives it back, empty, unless the file did not take them all: then what is left is
+    /// dropped with it.
+    fn pass_on(&mut self, relay: Relay, count: u64) -> Option<Relay> {
+        let until = self.kept + count;
+        while self.kept < until {
+            let left = usize::try_from(until - self.kept).unwrap_or(CHUNK);
+            match relay.give(&self.file, Some(&mut offset(self.kept)), left) {
+                Ok(Moved::Bytes(moved)) => self.kept += moved,
+                Ok(Moved::Nothing | Moved::End) => {
+                    self.error = Some(io::ErrorKind::WriteZero.into());
+                    return None;
+                }
+                Err(err) => {
+                    self.error = Some(err);
+                    return None;
+                }
+            }
+        }
+        Some(relay)
+    }
+}
+
+fn offset(at: u64) -> i64 {
+    i64::try_from(at).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

@@ -16,10 +16,49 @@ pub fn make() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pipe2(OFlag::O_CLOEXEC)?)
 }
 
+/// A large pipe holds so much, in bytes: what an unprivileged user may have as well (pipe(7), `pipe-max-size`).
+const LARGE: i32 = 1 << 20;
+
 /// Makes room for more in a pipe: fewer turns for who prints much.
 pub fn enlarge(pipe: &OwnedFd) {
-    // The limit of an unprivileged user is no error.
-    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(256 * 1024));
+    // Where the kernel does not want to, the pipe is as large as it was.
+    let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(LARGE));
+}
+
+/// A pipe of this process's own between a script's pipe and a file. Moving from pipe to pipe copies nothing; moving to a file does, and
+/// keeps the pipe locked for so long. With this one between them the script can fill its own meanwhile.
+#[derive(Debug)]
+pub struct Relay {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl Relay {
+    /// A large one, empty.
+    ///
+    /// # Errors
+    /// Those of pipe(2).
+    pub fn new() -> io::Result<Relay> {
+        let (read, write) = make()?;
+        enlarge(&read);
+        Ok(Relay { read, write })
+    }
+
+    /// Takes at most `limit` bytes from the pipe, and not more than fit. An empty pipe is not waited for; this one must be empty.
+    ///
+    /// # Errors
+    /// Those of splice(2); the bytes are still in the pipe then.
+    pub fn take(&self, from: &OwnedFd, limit: usize) -> io::Result<Moved> {
+        splice_some(from, &self.write, None, limit)
+    }
+
+    /// Moves at most `limit` bytes of what it holds to `to`, at `offset` if that is given.
+    ///
+    /// # Errors
+    /// As [`transfer`].
+    pub fn give(&self, to: &File, offset: Option<&mut i64>, limit: usize) -> io::Result<Moved> {
+        transfer(&self.read, to, offset, limit)
+    }
 }
 
 /// What one turn at the pipe moved.
@@ -40,6 +79,15 @@ pub enum Moved {
 pub fn transfer(
     from: &OwnedFd,
     to: &File,
+    offset: Option<&mut i64>,
+    limit: usize,
+) -> io::Result<Moved> {
+    splice_some(from, to, offset, limit)
+}
+
+fn splice_some(
+    from: &OwnedFd,
+    to: &impl AsFd,
     offset: Option<&mut i64>,
     limit: usize,
 ) -> io::Result<Moved> {

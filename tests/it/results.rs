@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::harness::{Ended, Guest, names, run, sh};
+use crate::harness::{Ended, Guest, names, run, sh, wait_until};
 
 const FIELDS: [&str; 22] = [
     "schema",
@@ -196,7 +196,10 @@ fn drain_in_little_memory(guest: &Guest) -> Option<Ended> {
         .arg(gvad.get_program())
         .args(gvad.get_args());
     let ended = run(&mut shell);
-    fs::remove_dir(&group).unwrap();
+    // What was killed may still be on its way out.
+    wait_until("the control group is empty", || {
+        fs::remove_dir(&group).is_ok()
+    });
     Some(ended)
 }
 
