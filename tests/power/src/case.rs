@@ -17,6 +17,8 @@ pub(crate) enum Case {
     XfsCombined,
     /// Two ext4 images, the application mounted read-only.
     ReadOnly,
+    /// The same with xfs.
+    XfsReadOnly,
     /// Two ext4 images, `on_interrupted = "rerun"`.
     Rerun,
     /// The power is cut while two ext4 images are recovered.
@@ -37,6 +39,7 @@ impl Case {
             Self::XfsTwo => (Layout::Images, Fs::Xfs),
             Self::XfsCombined | Self::XfsDouble => (Layout::Combined, Fs::Xfs),
             Self::ReadOnly => (Layout::ReadOnlyImages, Fs::Ext4),
+            Self::XfsReadOnly => (Layout::ReadOnlyImages, Fs::Xfs),
         };
         Kind {
             layout,
