@@ -49,7 +49,7 @@ impl Relay {
     /// # Errors
     /// Those of splice(2); the bytes are still in the pipe then.
     pub fn take(&self, from: &OwnedFd, limit: usize) -> io::Result<Moved> {
-        splice_some(from, &self.write, None, limit)
+        transfer(from, &self.write, None, limit)
     }
 
     /// Moves at most `limit` bytes of what it holds to `to`, at `offset` if that is given.
@@ -77,15 +77,6 @@ pub enum Moved {
 /// # Errors
 /// What writing to `to` gave; the bytes are still in the pipe then.
 pub fn transfer(
-    from: &OwnedFd,
-    to: &File,
-    offset: Option<&mut i64>,
-    limit: usize,
-) -> io::Result<Moved> {
-    splice_some(from, to, offset, limit)
-}
-
-fn splice_some(
     from: &OwnedFd,
     to: &impl AsFd,
     offset: Option<&mut i64>,
