@@ -31,7 +31,7 @@ use crate::status::State;
 use crate::surroundings::{Places, environment, limits, namespaces};
 use crate::sys::errno::EXDEV;
 use commit::SMALL;
-pub use commit::Unsynced;
+pub use commit::{Unfiled, Unsynced};
 
 /// What jobs work with.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub struct Workplace {
     pub pending: Option<(String, RunResult)>,
     /// A result that the next script's start mark makes durable.
     pub unsynced: Option<Unsynced>,
+    /// Results that the ledger keeps until they are durable as files.
+    pub unfiled: Unfiled,
     /// Whether the images are still attached.
     pub presence: Presence,
     /// Scripts on a medium that cannot be written whose bytes were seen in this session to be those that were run.
@@ -126,7 +128,8 @@ impl Workplace {
             Err(err) => return Ok(JobEnd::PassedOver(format!("opening it: {err}"))),
         };
         let waits = self.unsynced.as_ref();
-        if waits.is_some_and(|before| before.is_named(name)) || opened.identity.size > SMALL {
+        let in_the_way = waits.is_some_and(|before| before.is_named(name));
+        if in_the_way || opened.identity.size > SMALL || self.unfiled.is_due() {
             self.conclude(ctx)?;
         }
         match self.ran_before(&opened).await {
@@ -141,7 +144,7 @@ impl Workplace {
         let mut marks = self.ledger.unsettled.iter();
         if marks.any(|(start, _)| start.identity.same_file(&opened.identity)) {
             // The same file was run and is handed over again: the old mark must not be taken for one of the new claim.
-            self.settle()?;
+            self.settle(ctx)?;
         }
         let attempt = self.ledger.next_attempt(&opened.identity);
         let prepared = match self.prepare(ctx, name, opened.identity.size)? {
@@ -196,7 +199,8 @@ impl Workplace {
     ///
     /// # Errors
     /// An image failed.
-    pub fn settle(&mut self) -> anyhow::Result<()> {
+    pub fn settle(&mut self, ctx: &Context) -> anyhow::Result<()> {
+        self.conclude(ctx)?;
         if self.undeleted || self.went_read_only || !self.script_bin.settles(&self.ledger) {
             return Ok(());
         }
@@ -274,11 +278,11 @@ impl Workplace {
                 start.sha256.clone_from(&stage.sha256);
                 result.sha256 = Some(stage.sha256.clone());
                 let job = (&mut start, &mut prepared, &mut result);
-                self.run_staged(ctx, &config, job, &stage, more).await?;
+                self.run_staged(ctx, &config, job, &stage).await?;
                 Some(stage)
             }
             Err(reason) => {
-                self.mark(ctx, &mut start, &mut prepared, more)?;
+                self.mark(ctx, &start)?;
                 result.reason = Some(reason);
                 None
             }
@@ -317,7 +321,6 @@ impl Workplace {
             cgroup: None,
             in_place: claim.in_place,
             unstarted: true,
-            after: None,
         };
         (start, result)
     }
@@ -329,13 +332,12 @@ impl Workplace {
         config: &Config,
         (start, prepared, result): (&mut Start, &mut Prepared, &mut RunResult),
         stage: &Stage,
-        more: bool,
     ) -> anyhow::Result<()> {
         let limits = limits(config);
         let ready = self.make_ready(ctx, config, start, prepared, stage, limits);
         start.unstarted = ready.is_err();
         start.cgroup = ready.as_ref().ok().and_then(Ready::cgroup);
-        if let Err(err) = self.mark(ctx, start, prepared, more) {
+        if let Err(err) = self.mark(ctx, start) {
             if let Ok(ready) = ready {
                 ready.abandon();
             }

@@ -9,6 +9,7 @@
 //! | claimed | [`claim`] | `script-bin/.gvad/LEDGER-ID/NAME` |
 //! | staged | [`stage`] | and a private copy in `temp_dir` |
 //! | started | [`ledger`], [`run`] | and a durable start mark |
+//! | kept | [`ledger`] | and a durable result in the ledger, while others wait |
 //! | recorded | [`record`] | and a durable `result.json` |
 //! | done | [`claim`] | only the run directory |
 //!

@@ -86,7 +86,9 @@ pub fn hex(bytes: &[u8]) -> String {
         })
 }
 
-fn unhex(digits: &str) -> Option<Vec<u8>> {
+/// The bytes of [`hex`]; `None` if it is none.
+#[must_use]
+pub fn unhex(digits: &str) -> Option<Vec<u8>> {
     let (pairs, []) = digits.as_bytes().as_chunks::<2>() else {
         return None;
     };

@@ -1,7 +1,9 @@
 //! Recording: the run directory on the output image, made before anything is touched and closed with a durable `result.json`.
 //! When to record what is decided elsewhere.
 
+mod anew;
 mod found;
+mod kept;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -10,12 +12,12 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use crate::name;
-use crate::outcome::{Outcome, RunResult};
-use crate::sys::dir::{Dir, Kind, Look};
+use crate::outcome::RunResult;
+use crate::sys::dir::{Dir, Look};
 use crate::sys::errno::ELOOP;
 use crate::sys::file;
 
-pub use found::{lacks_result, last_directory, result_of, run_directories};
+pub use found::{last_directory, result_of, run_directories};
 
 /// Everything that is gvad's in an output directory is in this one; on shares see [`crate::owner`].
 pub const DIRECTORY: &str = "gvad";
@@ -47,8 +49,6 @@ pub struct Prepared {
     pub stdout: Rc<File>,
     /// Takes what the script prints.
     pub stderr: Rc<File>,
-    /// It is known to be on the disk.
-    pub durable: bool,
     dir: Dir,
     result: File,
 }
@@ -110,7 +110,6 @@ impl OutputDir {
                 run_id,
                 stdout: Rc::new(stdout),
                 stderr: Rc::new(stderr),
-                durable: false,
                 dir,
                 result,
             }),
@@ -130,17 +129,17 @@ impl OutputDir {
         remove_unstarted(&self.gvad, OsStr::new(&prepared.run_id))
     }
 
-    /// Makes the result durable: [`OutputDir::write`], then [`OutputDir::commit`].
+    /// Makes the result durable: [`OutputDir::write`], [`OutputDir::name`], [`OutputDir::commit`].
     ///
     /// # Errors
     /// It is not known to be durable. The script must stay where it is.
     pub fn record(&mut self, prepared: &mut Prepared, result: &mut RunResult) -> io::Result<()> {
         self.write(prepared, result)?;
+        self.name(prepared, result)?;
         self.commit(prepared)
     }
 
-    /// Writes the result: output first, then the result under its own name. Only [`OutputDir::commit`] makes it durable; until then there is the
-    /// whole result or none, whatever happens.
+    /// Writes the result, not yet under its name, and where one commit carries everything begins to write it out with what the script printed.
     ///
     /// A script is root, and may have removed or ruined its run directory. Then there is a new one, under another name if it must be, which `result` has
     /// afterwards; what the script printed is still in our hands.
@@ -158,24 +157,42 @@ impl OutputDir {
     }
 
     fn try_to_write(&self, prepared: &Prepared, result: &RunResult) -> io::Result<()> {
-        let written = |file: &File| {
+        let mut json = serde_json::to_vec_pretty(result)?;
+        json.push(b'\n');
+        prepared.result.write_all_at(&json, 0)?;
+        prepared.result.set_len(json.len() as u64)?;
+        if self.one_commit {
+            for file in what_to_write_out(prepared, result) {
+                file::begin_to_write_out(file).map_err(not_synced)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the result its name once what was printed, and it, are written out. Only [`OutputDir::commit`] makes the name durable; until then there is
+    /// the whole result or none, whatever happens. A run directory that was ruined is made anew, as by [`OutputDir::write`].
+    ///
+    /// # Errors
+    /// The script must stay where it is.
+    pub fn name(&mut self, prepared: &mut Prepared, result: &mut RunResult) -> io::Result<()> {
+        match self.try_to_name(prepared, result) {
+            Err(err) if is_ruined(&err) => {
+                self.restore(prepared, result)?;
+                self.try_to_write(prepared, result)?;
+                self.try_to_name(prepared, result)
+            }
+            other => other,
+        }
+    }
+
+    fn try_to_name(&self, prepared: &Prepared, result: &RunResult) -> io::Result<()> {
+        for file in what_to_write_out(prepared, result) {
             let written = match self.one_commit {
                 true => file::write_out(file),
                 false => file.sync_all(),
             };
-            written.map_err(not_synced)
-        };
-        let mut json = serde_json::to_vec_pretty(result)?;
-        json.push(b'\n');
-        if result.stdout_bytes > 0 {
-            written(&prepared.stdout)?;
+            written.map_err(not_synced)?;
         }
-        if result.stderr_bytes > 0 {
-            written(&prepared.stderr)?;
-        }
-        prepared.result.write_all_at(&json, 0)?;
-        prepared.result.set_len(json.len() as u64)?;
-        written(&prepared.result)?;
         let (unfinished, name) = (OsStr::new(UNFINISHED), OsStr::new(RESULT));
         prepared.dir.rename(unfinished, &prepared.dir, name)?;
         // What was renamed must be what was written, and stand where everybody looks for it.
@@ -198,102 +215,17 @@ impl OutputDir {
         prepared.dir.sync().map_err(not_synced)?;
         self.gvad.sync().map_err(not_synced)
     }
+}
 
-    /// Makes a run directory anew, with what the script printed. The ruined one is kept, if anything is left of it.
-    fn restore(&mut self, prepared: &mut Prepared, result: &mut RunResult) -> io::Result<()> {
-        self.gvad = open_own(&self.root, &self.name)?;
-        let own = OsString::from(&prepared.run_id);
-        let second = (2..100).map(|number| OsString::from(format!("{}.{number}", prepared.run_id)));
-        for run_id in std::iter::once(own).chain(second) {
-            match self.gvad.make_dir(&run_id, 0o755) {
-                Err(err) if err.kind() == io::ErrorKind::AlreadyExists => continue,
-                other => other?,
-            }
-            if run_id != *prepared.run_id {
-                result.run_id = run_id.to_string_lossy().into_owned();
-                result.reason = Some(match result.reason.take() {
-                    Some(reason) => format!("{reason}; its run directory had become unusable"),
-                    None => "its run directory had become unusable while it ran".to_owned(),
-                });
-                prepared.run_id.clone_from(&result.run_id);
-            }
-            let files = [
-                (STDOUT, &mut prepared.stdout),
-                (STDERR, &mut prepared.stderr),
-            ];
-            prepared.dir = self.gvad.open_dir(&run_id)?;
-            for (name, file) in files {
-                let anew = prepared.dir.create(OsStr::new(name), MODE)?;
-                io::copy(&mut ReadFrom { file, at: 0 }, &mut &anew)?;
-                *file = Rc::new(anew);
-            }
-            prepared.result = prepared.dir.create(OsStr::new(UNFINISHED), MODE)?;
-            return self.root.sync().map_err(not_synced);
-        }
-        Err(io::Error::from(io::ErrorKind::AlreadyExists))
-    }
-
-    /// Records a result of a run that nobody saw to its end, in its run directory if that is there. What it printed is kept.
-    ///
-    /// # Errors
-    /// As [`OutputDir::record`].
-    pub fn record_unseen(&mut self, result: &mut RunResult) -> io::Result<()> {
-        let run_id = OsString::from(&result.run_id);
-        let mut prepared = match self.reopen(&run_id) {
-            // Whatever stands there, it is no run directory of ours: the next best name will do.
-            Err(err) if is_ruined(&err) => self.prepare_beside(result)?,
-            other => other?,
-        };
-        let (stdout, stderr) = (
-            prepared.stdout.metadata()?.len(),
-            prepared.stderr.metadata()?.len(),
-        );
-        if result.outcome == Outcome::Interrupted {
-            (result.stdout_bytes, result.stderr_bytes) = (stdout, stderr);
-        }
-        // Of a result that could not be recorded before, some of the output may have been lost with the disk.
-        result.stdout_truncated |= stdout < result.stdout_bytes;
-        result.stderr_truncated |= stderr < result.stderr_bytes;
-        self.record(&mut prepared, result)
-    }
-
-    fn reopen(&self, run_id: &OsStr) -> io::Result<Prepared> {
-        self.gvad.ensure_dir(run_id, 0o755)?;
-        self.gvad.unprotect(run_id)?;
-        let dir = self.gvad.open_dir(run_id)?;
-        let open = |name: &str| match dir.look(OsStr::new(name)) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => dir.create(OsStr::new(name), MODE),
-            Ok(look) if look.kind == Kind::Regular => {
-                dir.unprotect(OsStr::new(name))?;
-                dir.open_write(OsStr::new(name))
-            }
-            Ok(_) => Err(io::Error::from(io::ErrorKind::IsADirectory)),
-            Err(err) => Err(err),
-        };
-        let (stdout, stderr, result) = (open(STDOUT)?, open(STDERR)?, open(UNFINISHED)?);
-        Ok(Prepared {
-            run_id: run_id.to_string_lossy().into_owned(),
-            stdout: Rc::new(stdout),
-            stderr: Rc::new(stderr),
-            durable: false,
-            dir,
-            result,
-        })
-    }
-
-    fn prepare_beside(&mut self, result: &mut RunResult) -> io::Result<Prepared> {
-        let nothing = || File::open("/dev/null");
-        let mut prepared = Prepared {
-            run_id: result.run_id.clone(),
-            stdout: Rc::new(nothing()?),
-            stderr: Rc::new(nothing()?),
-            durable: false,
-            dir: self.gvad.try_clone()?,
-            result: nothing()?,
-        };
-        self.restore(&mut prepared, result)?;
-        Ok(prepared)
-    }
+/// Output first, then the result.
+fn what_to_write_out<'a>(
+    prepared: &'a Prepared,
+    result: &RunResult,
+) -> impl Iterator<Item = &'a File> {
+    let stdout = (result.stdout_bytes > 0).then_some(&*prepared.stdout);
+    let stderr = (result.stderr_bytes > 0).then_some(&*prepared.stderr);
+    let files = [stdout, stderr, Some(&prepared.result)];
+    files.into_iter().flatten()
 }
 
 /// Whether an error tells of something that stands in the way, not of a disk that fails or is full.
@@ -330,20 +262,6 @@ fn not_synced(err: io::Error) -> io::Error {
 fn open_own(root: &Dir, name: &OsStr) -> io::Result<Dir> {
     root.ensure_dir(name, 0o755)?;
     root.open_dir(name)
-}
-
-/// Reads at positions of its own, so that nobody's file offset matters.
-struct ReadFrom<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl io::Read for ReadFrom<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.at)?;
-        self.at += count as u64;
-        Ok(count)
-    }
 }
 
 /// Removes a run directory whose script was never started.

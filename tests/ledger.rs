@@ -35,7 +35,6 @@ fn start(run: u64, in_place: bool) -> Start {
         cgroup: None,
         in_place,
         unstarted: false,
-        after: None,
     }
 }
 

@@ -10,15 +10,23 @@ use crate::record::{Prepared, is_full};
 use crate::status::State;
 
 impl Workplace {
-    /// Writes the result, however long that takes: as long as the output image is full, it waits.
+    /// Writes the result, and names it unless that is to wait (`named`), however long that takes: as long as the output image is full, it waits.
     pub(super) async fn write(
         &mut self,
         ctx: &Context,
         prepared: &mut Prepared,
         result: &mut RunResult,
+        named: bool,
     ) -> anyhow::Result<()> {
         loop {
-            let err = match self.output.write(prepared, result) {
+            let written = self
+                .output
+                .write(prepared, result)
+                .and_then(|()| match named {
+                    true => self.output.name(prepared, result),
+                    false => Ok(()),
+                });
+            let err = match written {
                 Ok(()) => {
                     self.pending = None;
                     return Ok(());

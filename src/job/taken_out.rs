@@ -14,7 +14,7 @@ use crate::sys::dir::Dir;
 impl Workplace {
     /// Waits for the script's end, and looks meanwhile and then whether its images are still attached.
     pub(super) async fn see_through(
-        &self,
+        &mut self,
         ctx: &Context,
         running: Running,
         limits: Limits,
@@ -22,10 +22,17 @@ impl Workplace {
         result: &mut RunResult,
     ) {
         let run_id = result.run_id.clone();
+        let Workplace {
+            presence,
+            output,
+            ledger,
+            unfiled,
+            ..
+        } = self;
         let watch = async {
             let gone = loop {
                 tokio::time::sleep(ctx.config().watch.poll_interval.0).await;
-                if let Some(gone) = self.presence.missing().await {
+                if let Some(gone) = presence.missing().await {
                     break gone;
                 }
             };
@@ -34,10 +41,19 @@ impl Workplace {
             ctx.board.state(State::Running, Some(told));
             std::future::pending().await
         };
+        // The results before it are files soon, however long it runs.
+        let file = async {
+            if let Some(due) = unfiled.due() {
+                tokio::time::sleep_until(due).await;
+                unfiled.file(output, ledger);
+            }
+            std::future::pending().await
+        };
         let ended = running.finish(limits, &ctx.stop, &ctx.cancel, result);
         tokio::select! {
             () = progress::follow(stage, &ctx.board, ended) => {}
             () = watch => {}
+            () = file => {}
         }
         if let Some(gone) = self.presence.missing().await {
             ctx.board.error(&while_it_runs(&gone, &run_id));

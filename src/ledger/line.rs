@@ -4,22 +4,19 @@ use std::ffi::OsStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::ScriptName;
+use super::kept::Kept;
+use crate::name::{ScriptName, run_number};
 use crate::sys::dir::{Look, Stamp};
 use crate::sys::file::FILE_SYSTEM_ID;
 
 /// No line is longer, in bytes, and no more is ever written without a sync.
-pub const LONGEST_LINE: usize = 8192;
+pub const LONGEST_LINE: usize = 16 << 10;
 /// A crash in the middle of a write leaves its traces within so much of the end.
 pub const TORN: usize = 2 * LONGEST_LINE;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lines are read and written one at a time, and most are start marks"
-)]
 pub enum Line {
     /// Always the first.
     Ledger {
@@ -37,9 +34,13 @@ pub enum Line {
         /// The script is to be started again.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         again: bool,
-        /// It was not started, whatever its start mark says.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        unstarted: bool,
+    },
+    /// A run's result: durable with this line, as files later.
+    Result(Kept),
+    /// The results of all runs up to this one are durable as files.
+    Filed {
+        /// Its number.
+        run: u64,
     },
     /// A script on a medium that cannot be written was run.
     Ran {
@@ -86,9 +87,6 @@ pub struct Start {
     /// It will not be started: only its result `not_started` is to be recorded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unstarted: bool,
-    /// The run before it, if one sync makes that run's result and this mark durable: without that result this run was not started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<u64>,
 }
 
 /// Which file a script was when it was found.
@@ -234,7 +232,15 @@ fn is_sound(line: &Line) -> bool {
             let name = start.identity.name.file_name();
             is_name(start.run_id.as_ref()) && name.is_some_and(|name| is_name(&name))
         }
-        Line::End { .. } | Line::Ran { .. } | Line::Lost { .. } | Line::Settled { .. } => true,
+        Line::Result(kept) => {
+            let run_id = OsStr::new(&kept.result.run_id);
+            is_name(run_id) && run_number(run_id) == Some(kept.run)
+        }
+        Line::End { .. }
+        | Line::Filed { .. }
+        | Line::Ran { .. }
+        | Line::Lost { .. }
+        | Line::Settled { .. } => true,
     }
 }
 

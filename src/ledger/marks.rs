@@ -1,13 +1,13 @@
-//! Start marks and what ends them.
+//! Start marks, what ends them, and results until they are durable as files.
 
 use std::io;
 
 use super::Ledger;
-use super::line::{Line, Start};
-use crate::sys::file;
+use super::kept::Kept;
+use super::line::{LONGEST_LINE, Line, Start, encode};
 
 impl Ledger {
-    /// Says durably that a run may start.
+    /// Says durably that a run may start; with it, what was noted before is durable.
     ///
     /// # Errors
     /// It is not known whether the mark is on the disk: the run must not start, and the ledger must not be used further.
@@ -18,57 +18,40 @@ impl Ledger {
         Ok(())
     }
 
-    /// As [`Ledger::start`], but what makes the mark durable is `commit`, which commits the journal of the ledger's file system.
-    ///
-    /// # Errors
-    /// As [`Ledger::start`].
-    pub fn start_by(
-        &mut self,
-        start: Start,
-        commit: impl FnOnce() -> io::Result<()>,
-    ) -> io::Result<()> {
-        self.append(&Line::Start(start.clone()))?;
-        file::write_out(&self.file)?;
-        commit()?;
-        self.unsynced = 0;
-        self.note(Line::Start(start));
-        Ok(())
-    }
-
     /// Says that a run's result is durable. The next start mark's sync carries it.
     ///
     /// # Errors
     /// As [`Ledger::start`].
     pub fn end(&mut self, run: u64, again: bool) -> io::Result<()> {
-        self.close(Line::End {
-            run,
-            again,
-            unstarted: false,
-        })
+        self.say(Line::End { run, again })
     }
 
-    /// Says that a run was not started, whatever its start mark says: its script is to be started still.
+    /// Keeps a run's result until it is durable as files: [`Ledger::filed`]. The next start mark's sync makes it durable here, and ends the run.
+    ///
+    /// # Errors
+    /// As [`Ledger::start`]; it must fit ([`fits`]).
+    pub fn keep(&mut self, kept: Kept) -> io::Result<()> {
+        self.say(Line::Result(kept))
+    }
+
+    /// Says that the results of all runs up to this one are durable as files. The next start mark's sync carries it.
     ///
     /// # Errors
     /// As [`Ledger::start`].
-    pub fn take_back(&mut self, run: u64) -> io::Result<()> {
-        self.close(Line::End {
-            run,
-            again: true,
-            unstarted: true,
-        })
+    pub fn filed(&mut self, run: u64) -> io::Result<()> {
+        self.say(Line::Filed { run })
     }
 
-    fn close(&mut self, end: Line) -> io::Result<()> {
-        self.append(&end)?;
-        self.note(end);
+    fn say(&mut self, line: Line) -> io::Result<()> {
+        self.append(&line)?;
+        self.note(line);
         Ok(())
     }
+}
 
-    /// The run whose result had to be durable before this one could be started, if the ledger does not say that it was.
-    #[must_use]
-    pub fn waited_for(&self, start: &Start) -> Option<&Start> {
-        let before = start.after?;
-        self.unfinished.iter().find(|start| start.run == before)
-    }
+/// Whether the ledger can keep it, with some room for what its `reason` may come to say.
+#[must_use]
+pub fn fits(kept: &Kept) -> bool {
+    const MORE: usize = 256;
+    encode(&Line::Result(kept.clone())).is_ok_and(|line| line.len() + MORE <= LONGEST_LINE)
 }

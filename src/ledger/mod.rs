@@ -2,8 +2,10 @@
 //! what its lines look like is [`line`]'s, what they mean for a script is `recover`'s.
 
 mod file;
+pub mod kept;
 pub mod line;
 mod marks;
+mod memory;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -15,9 +17,11 @@ use anyhow::Context;
 
 use crate::sys::dir::Dir;
 use crate::sys::process::random_uuid;
+use kept::Kept;
 use line::{Identity, LONGEST_LINE, Line, Start, TORN};
 
 use file::{NAME, NEW_NAME};
+pub use marks::fits;
 
 /// An open ledger.
 #[derive(Debug)]
@@ -36,6 +40,8 @@ pub struct Ledger {
     pub unfinished: Vec<Start>,
     /// With a durable result, but the script may still be there; and whether it is to be started again.
     pub unsettled: Vec<(Start, bool)>,
+    /// Results that are not known to be durable as files.
+    pub kept: Vec<Kept>,
     /// What was run on media that cannot be written: SHA-256 by identity.
     ran: HashMap<String, String>,
 }
@@ -58,7 +64,7 @@ impl Ledger {
         file::remove_unfinished(&dir).context("removing an unfinished ledger")?;
         if file::is_odd(&dir).context("looking at the ledger")? {
             let aside = file::set_aside(&dir)?;
-            let ledger = Ledger::make(dir, last_run, HashMap::new())?;
+            let ledger = Ledger::make(dir, last_run, Vec::new())?;
             return Ok(Opened {
                 ledger,
                 set_aside: Some(aside),
@@ -67,7 +73,7 @@ impl Ledger {
         let (bytes, capacity) = match dir.open_file(NAME) {
             Ok(file) => file::read_all(&file).context("reading the ledger")?,
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
-                let ledger = Ledger::make(dir, last_run, HashMap::new())?;
+                let ledger = Ledger::make(dir, last_run, Vec::new())?;
                 return Ok(Opened {
                     ledger,
                     set_aside: None,
@@ -78,12 +84,7 @@ impl Ledger {
         let contents = line::read(&bytes);
         if contents.damaged {
             let aside = file::set_aside(&dir)?;
-            let mut ran = HashMap::new();
-            contents
-                .lines
-                .into_iter()
-                .for_each(|line| remember_ran(&mut ran, line));
-            let ledger = Ledger::make(dir, last_run, ran)?;
+            let ledger = Ledger::make(dir, last_run, contents.lines)?;
             return Ok(Opened {
                 ledger,
                 set_aside: Some(aside),
@@ -104,6 +105,7 @@ impl Ledger {
             lost: 0,
             unfinished: Vec::new(),
             unsettled: Vec::new(),
+            kept: Vec::new(),
             ran: HashMap::new(),
         };
         contents
@@ -119,7 +121,8 @@ impl Ledger {
         })
     }
 
-    fn make(dir: Dir, last_run: u64, ran: HashMap<String, String>) -> anyhow::Result<Ledger> {
+    /// Makes a new one, which remembers what still counts of the `lines` of one that is damaged.
+    fn make(dir: Dir, last_run: u64, lines: Vec<Line>) -> anyhow::Result<Ledger> {
         let id = random_uuid().context("asking the kernel for a random id")?;
         let file = dir
             .create(OsStr::new(NEW_NAME), 0o600)
@@ -136,8 +139,10 @@ impl Ledger {
             lost: last_run,
             unfinished: Vec::new(),
             unsettled: Vec::new(),
-            ran,
+            kept: Vec::new(),
+            ran: HashMap::new(),
         };
+        lines.into_iter().for_each(|line| ledger.salvage(line));
         ledger.write_anew().context("making the ledger")?;
         Ok(ledger)
     }
@@ -152,56 +157,6 @@ impl Ledger {
             self.file.sync_data()?;
         }
         Ok(())
-    }
-
-    /// Takes a line into memory.
-    fn note(&mut self, line: Line) {
-        match line {
-            Line::Ledger { id, schema: _ } => self.id = id,
-            Line::Start(start) => {
-                self.next_run = self.next_run.max(start.run.saturating_add(1));
-                // This is the further attempt that was owed.
-                self.unsettled
-                    .retain(|(old, again)| !(*again && old.identity.same_file(&start.identity)));
-                self.unfinished.push(start);
-            }
-            Line::End {
-                run,
-                again,
-                unstarted,
-            } => {
-                let open = self.unfinished.iter().position(|start| start.run == run);
-                let closed = self
-                    .unsettled
-                    .iter()
-                    .position(|(start, _)| start.run == run);
-                let mut start = match (open, closed) {
-                    (Some(index), _) => self.unfinished.remove(index),
-                    (None, Some(index)) => self.unsettled.remove(index).0,
-                    (None, None) => return,
-                };
-                start.unstarted |= unstarted;
-                if start.in_place && !again {
-                    self.ran.insert(start.identity.key(), start.sha256.clone());
-                }
-                self.unsettled.push((start, again));
-            }
-            Line::Ran { key, sha256 } => {
-                self.ran.insert(key, sha256);
-            }
-            Line::Lost { run } => {
-                self.lost = run;
-                self.next_run = self.next_run.max(run.saturating_add(1));
-            }
-            Line::Settled { run } => {
-                if run >= self.lost {
-                    self.lost = 0;
-                }
-                self.settled = self.settled.max(run);
-                self.next_run = self.next_run.max(run.saturating_add(1));
-                self.unsettled.retain(|(start, _)| start.run > run);
-            }
-        }
     }
 
     /// The random id, by which claims are kept apart.
@@ -335,51 +290,6 @@ impl Ledger {
         (self.file, self.capacity) = file::replace(&self.dir, &bytes)?;
         (self.end, self.unsynced) = (end, 0);
         Ok(())
-    }
-
-    fn lines_that_matter(&self) -> impl Iterator<Item = Line> {
-        let head = Line::Ledger {
-            id: self.id.clone(),
-            schema: 1,
-        };
-        let settled = Line::Settled { run: self.settled };
-        let ran = self.ran.iter().map(|(key, sha256)| Line::Ran {
-            key: key.clone(),
-            sha256: sha256.clone(),
-        });
-        let ended = self.unsettled.iter().flat_map(|(start, again)| {
-            let (run, again, unstarted) = (start.run, *again, start.unstarted);
-            let end = Line::End {
-                run,
-                again,
-                unstarted,
-            };
-            [Line::Start(start.clone()), end]
-        });
-        let open = self.unfinished.iter().cloned().map(Line::Start);
-        let lost = (self.lost > 0).then_some(Line::Lost { run: self.lost });
-        [head, settled]
-            .into_iter()
-            .chain(lost)
-            .chain(ran)
-            .chain(ended)
-            .chain(open)
-    }
-}
-
-fn remember_ran(ran: &mut HashMap<String, String>, line: Line) {
-    match line {
-        Line::Ran { key, sha256 } => {
-            ran.insert(key, sha256);
-        }
-        Line::Start(start) if start.in_place => {
-            ran.insert(start.identity.key(), start.sha256);
-        }
-        Line::Start(_)
-        | Line::Ledger { .. }
-        | Line::End { .. }
-        | Line::Lost { .. }
-        | Line::Settled { .. } => {}
     }
 }
 

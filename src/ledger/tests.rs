@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::name::ScriptName;
+use crate::outcome::{Outcome, RunResult};
 
 fn open(path: &std::path::Path) -> Opened {
     Ledger::open(Dir::open(path).unwrap(), 0).unwrap()
@@ -29,8 +30,50 @@ fn start(run: u64, in_place: bool) -> Start {
         cgroup: None,
         in_place,
         unstarted: false,
-        after: None,
     }
+}
+
+fn kept(run: u64) -> Kept {
+    let (run_id, name) = (format!("{run:06}-a"), ScriptName::of(OsStr::new("a")));
+    Kept {
+        run,
+        result: RunResult::unseen(run_id, name, Outcome::Exited, String::new()),
+        stdout: kept::Printed(vec![0xff; 3]),
+        stderr: kept::Printed(b"said".to_vec()),
+    }
+}
+
+#[test]
+fn results_of_a_damaged_ledger_are_kept_in_the_next() {
+    let base = tempfile::tempdir().unwrap();
+    let mut ledger = open(base.path()).ledger;
+    for run in 1..=5 {
+        ledger.start(start(run, false)).unwrap();
+        ledger.keep(kept(run)).unwrap();
+        if run == 3 {
+            ledger.filed(2).unwrap();
+        }
+    }
+    drop(ledger);
+    let path = base.path().join(NAME);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    for _ in 0..2 {
+        let ledger = open(base.path()).ledger;
+        assert_eq!(ledger.kept, [kept(3), kept(4), kept(5)]);
+        assert_eq!((ledger.next_run(), ledger.lost()), (6, 5));
+    }
+}
+
+#[test]
+fn what_is_too_long_for_a_line_does_not_fit() {
+    let mut long = kept(1);
+    assert!(fits(&long));
+    long.stdout = kept::Printed(vec![b'x'; LONGEST_LINE]);
+    assert!(!fits(&long));
+    long.stdout = kept::Printed(vec![0xff; LONGEST_LINE / 2]);
+    assert!(!fits(&long));
 }
 
 #[test]
@@ -158,6 +201,10 @@ enum Step {
     Start(bool),
     /// Of the run that is so many behind the last.
     End(u64, bool),
+    /// Likewise its result.
+    Keep(u64),
+    /// Of all runs up to that one.
+    Filed(u64),
     Settle,
     /// The file is written anew.
     Compact,
@@ -169,6 +216,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => any::<bool>().prop_map(Step::Start),
         5 => (0..2_u64, proptest::bool::weighted(0.2)).prop_map(|(back, again)| Step::End(back, again)),
+        3 => (0..2_u64).prop_map(Step::Keep),
+        1 => (0..3_u64).prop_map(Step::Filed),
         3 => Just(Step::Settle),
         2 => Just(Step::Compact),
         2 => Just(Step::Open),
@@ -182,6 +231,7 @@ type Memory = (
     u64,
     Vec<Start>,
     Vec<(Start, bool)>,
+    Vec<Kept>,
     Vec<(String, String)>,
 );
 
@@ -198,6 +248,7 @@ fn memory(ledger: &Ledger) -> Memory {
         ledger.lost,
         ledger.unfinished.clone(),
         unsettled,
+        ledger.kept.clone(),
         ran,
     )
 }
@@ -217,6 +268,8 @@ proptest! {
                     ledger.start(start(started, in_place)).unwrap();
                 }
                 Step::End(back, again) => ledger.end(started.saturating_sub(back), again).unwrap(),
+                Step::Keep(back) => ledger.keep(kept(started.saturating_sub(back))).unwrap(),
+                Step::Filed(back) => ledger.filed(started.saturating_sub(back)).unwrap(),
                 Step::Settle => ledger.settle("ext4-x").unwrap(),
                 Step::Compact => ledger.write_anew().unwrap(),
                 Step::Open => {

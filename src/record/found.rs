@@ -4,10 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::{OutputDir, RESULT, UNFINISHED, is_ruined};
+use super::{OutputDir, RESULT, is_ruined};
 use crate::name;
 use crate::outcome::RunResult;
-use crate::sys::dir::{Dir, Kind, Look};
+use crate::sys::dir::{Dir, Kind};
 
 /// A larger `result.json` is none of ours.
 const LARGEST_RESULT: u64 = 1 << 20;
@@ -34,23 +34,6 @@ pub fn result_of(gvad: &Dir, run_id: &OsStr) -> io::Result<Option<RunResult>> {
     let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(serde_json::from_slice(&bytes).ok())
-}
-
-/// Whether the run directory `run_id` of `gvad` stands as it was prepared: the result has not been written.
-///
-/// # Errors
-/// It cannot be looked at.
-pub fn lacks_result(gvad: &Dir, run_id: &OsStr) -> io::Result<bool> {
-    let there = |name: &str| match dir_entry(gvad, run_id, name) {
-        Ok(look) => Ok(Some(look.kind)),
-        Err(err) if is_ruined(&err) => Ok(None),
-        Err(err) => Err(err),
-    };
-    Ok(there(RESULT)?.is_none() && there(UNFINISHED)? == Some(Kind::Regular))
-}
-
-fn dir_entry(gvad: &Dir, run_id: &OsStr, name: &str) -> io::Result<Look> {
-    gvad.open_dir(run_id)?.look(OsStr::new(name))
 }
 
 /// The names in an output image's `gvad` directory that are run directories, with their numbers.

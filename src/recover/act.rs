@@ -19,9 +19,17 @@ impl Recovery<'_> {
             Action::End { run, again } => {
                 self.ledger.end(run, again).context("writing the ledger")?;
             }
-            Action::TakeBack(run) => {
-                self.ledger.take_back(run).context("writing the ledger")?;
+            Action::File(kept) => {
+                let recorded = self.output.record_kept(&kept);
+                recorded.with_context(|| format!("recording {}", kept.result.run_id))?;
+                let here = self.ledger.id();
+                let mut pending = self.pending.iter();
+                // It was on its way to the ledger when an error ended the session.
+                if pending.any(|(id, result)| id == here && kept.result.is_of(&result.run_id)) {
+                    self.tell(&kept.result);
+                }
             }
+            Action::Filed(run) => self.ledger.filed(run).context("writing the ledger")?,
             Action::Sync => self.ledger.sync().context("syncing the ledger")?,
             Action::Mark(start) => self.ledger.start(*start).context("writing the ledger")?,
             Action::Record(mut result) => {

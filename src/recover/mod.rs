@@ -60,7 +60,7 @@ impl Recovery<'_> {
     /// An image cannot be read or written. Nothing is lost; the next start begins anew.
     pub async fn recover(mut self) -> anyhow::Result<(Vec<Resumed>, bool)> {
         self.end_leftovers().await;
-        self.take_back_unstarted()?;
+        self.file_kept()?;
         self.close_started()?;
         self.close_directories()?;
         self.act(Action::Sync)?;
@@ -107,27 +107,16 @@ impl Recovery<'_> {
         }
     }
 
-    /// A run whose mark became durable together with the result before it was not started if that result did not become durable. Said before any
-    /// result is recorded: afterwards nobody could tell.
-    fn take_back_unstarted(&mut self) -> anyhow::Result<()> {
-        let mut unstarted = Vec::new();
-        for start in &self.ledger.unfinished {
-            let before = self.ledger.waited_for(start);
-            let Some(before) = before.filter(|_| !start.unstarted) else {
-                continue;
-            };
-            let lacks = record::lacks_result(self.output.gvad(), OsStr::new(&before.run_id));
-            if lacks.with_context(|| format!("looking at {}", before.run_id))? {
-                unstarted.push(start.run);
-            }
-        }
-        if unstarted.is_empty() {
+    /// Results that the ledger kept become files, whatever of them has reached the disk.
+    fn file_kept(&mut self) -> anyhow::Result<()> {
+        let kept = self.ledger.kept.clone();
+        let Some(last) = kept.iter().map(|kept| kept.run).max() else {
             return Ok(());
+        };
+        for kept in kept {
+            self.act(Action::File(Box::new(kept)))?;
         }
-        for run in unstarted {
-            self.act(Action::TakeBack(run))?;
-        }
-        self.act(Action::Sync).map(drop)
+        self.act(Action::Filed(last)).map(drop)
     }
 
     /// Every start mark without an end comes to one.
@@ -141,11 +130,21 @@ impl Recovery<'_> {
             let pending =
                 pending.find(|(ledger, result)| *ledger == id && result.is_of(&start.run_id));
             let pending = pending.map(|(_, result)| result);
+            if let Some(result) = pending.filter(|_| recorded) {
+                self.tell(result); // it had become durable after all
+            }
             for action in plan::close_started(&start, recorded, pending, self.run, self.boot_id) {
                 self.act(action)?;
             }
         }
         Ok(())
+    }
+
+    /// Once, however often recovery is tried.
+    fn tell(&mut self, result: &RunResult) {
+        if !self.results.iter().any(|told| told.run_id == result.run_id) {
+            self.results.push(result.clone());
+        }
     }
 
     /// So does every run directory without a result.

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 
 use super::Resumed;
 use crate::config::{OnInterrupted, Run};
+use crate::ledger::kept::Kept;
 use crate::ledger::line::{Identity, Start};
 use crate::name::{ScriptName, run_id};
 use crate::outcome::{Outcome, RunResult};
@@ -19,8 +20,10 @@ pub enum Action {
         /// The script is to be started again.
         again: bool,
     },
-    /// Notes in the ledger that a run was not started, although it has a start mark.
-    TakeBack(u64),
+    /// Makes files, and those durable, of a result that the ledger kept.
+    File(Box<Kept>),
+    /// Notes in the ledger that the results of all runs up to this one are durable as files.
+    Filed(u64),
     /// Makes what was noted durable.
     Sync,
     /// Writes a start mark, durably.
@@ -236,7 +239,6 @@ pub(super) fn close_foreign(
         cgroup: None,
         in_place: false,
         unstarted: false,
-        after: None,
     };
     let result = RunResult {
         boot_id: boot_id.to_owned(),

@@ -12,6 +12,7 @@ use proptest::test_runner::TestCaseError;
 use super::*;
 use crate::claim::{CLAIMS, open_claims};
 use crate::config::OnInterrupted;
+use crate::ledger::kept::{Kept, Printed};
 use crate::ledger::line::{Identity, Line, Medium, Start, encode};
 use crate::name::{ScriptName, hex, run_id};
 use crate::outcome::Outcome;
@@ -216,7 +217,6 @@ impl World {
                 cgroup: None,
                 in_place: !self.state.writable,
                 unstarted: last && mark.unstarted,
-                after: None,
             };
             let directory = if last {
                 mark.directory
@@ -229,11 +229,16 @@ impl World {
                 self.pending.push((ID.to_owned(), result));
             }
             let end = if last { mark.end } else { Some(true) };
-            lines.push(Line::Start(start));
-            lines.extend(end.map(|again| Line::End {
-                run: *run,
-                again,
-                unstarted: false,
+            let run = *run;
+            lines.extend([Line::Start(start.clone())]);
+            lines.extend(end.map(|again| match mark.kept && last {
+                true => Line::Result(Kept {
+                    run,
+                    result: exited(&start.run_id, index),
+                    stdout: Printed(b"out".to_vec()),
+                    stderr: Printed::default(),
+                }),
+                false => Line::End { run, again },
             }));
         }
         if let Some(known) = self.known.last_mut() {

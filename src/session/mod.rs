@@ -350,7 +350,7 @@ impl Session<'_> {
     /// Lets the ledger forget what is durably over.
     fn settle(&mut self) -> anyhow::Result<()> {
         self.since_settled = 0;
-        self.work.settle()
+        self.work.settle(self.ctx)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::claim::{CLAIMS, ScriptBin, Settling, open_claims, open_script_bin};
 use crate::config::Application;
 use crate::context::Context;
 use crate::image::{Image, Presence, Role};
-use crate::job::Workplace;
+use crate::job::{Unfiled, Workplace};
 use crate::layout::Layout;
 use crate::ledger::Ledger;
 use crate::manifest::{Key, Manifest};
@@ -118,6 +118,7 @@ async fn open_all<'a>(
         places,
         pending: None,
         unsynced: None,
+        unfiled: Unfiled::default(),
         presence: Presence::of(&layout.images),
         verified: HashSet::new(),
         went_read_only: false,
@@ -179,6 +180,8 @@ async fn recover(
         ledger != id || !results.iter().any(|one| one.is_of(&result.run_id))
     });
     let (resumed, undeleted) = recovered.context("recovering what an earlier gvad left")?;
+    // What this ledger still lacked it has now, or it had become durable after all.
+    carried.pending.retain(|(ledger, _)| ledger != id);
     work.undeleted = undeleted;
     for (_, result) in &carried.pending {
         warn!(run = result.run_id, outcome = %result.outcome, "its result could not be recorded, and the output image is another one now: it is kept");

@@ -63,14 +63,26 @@ pub fn reserve(file: &File, len: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of sync_file_range(2). After one, what is on the disk is not known.
-#[expect(unsafe_code, reason = "nix has no sync_file_range")]
 pub fn write_out(file: &File) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    sync_file_range(file, flags)
+}
+
+#[expect(unsafe_code, reason = "nix has no sync_file_range")]
+fn sync_file_range(file: &File, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: the descriptor is open for the time of the call, which takes no pointer.
     let answer = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
     Ok(Errno::result(answer).map(drop)?)
+}
+
+/// Begins to write out what `file` holds, and does not wait for it; [`write_out`] does.
+///
+/// # Errors
+/// As [`write_out`].
+pub fn begin_to_write_out(file: &File) -> io::Result<()> {
+    sync_file_range(file, libc::SYNC_FILE_RANGE_WRITE)
 }
 
 /// On ext3 and ext4 with a journal: makes durable whatever was done to the file system before, as far as its contents have been written out

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -345,65 +346,143 @@ fn scripts_handed_over_between_two_gvads_run_once() {
 }
 
 /// The result of `a` and the start mark of `b` become durable together. The power goes before they have: the mark is on the disk, the result is not.
-/// Then `b` was not started, and nobody may think so, however often the recovery is killed too.
-#[test]
-fn script_whose_mark_came_without_the_result_before_it_was_not_started() {
-    for recovery_killed_at in 0.. {
-        let Some(guest) = killed_before_the_shared_commit() else {
-            return;
-        };
-        guest.inside_output(|output| {
-            let run = output.join("gvad/000001-a");
-            fs::rename(run.join("result.json"), run.join(".result.json.tmp")).unwrap();
-        });
-        if recovery_killed_at > 0 {
-            let calls = "/^(fdatasync|fsync|rename.*|unlinkat|pwrite64)$";
-            let inject = format!("inject={calls}:signal=SIGKILL:when={recovery_killed_at}");
-            drain_with(&guest, &inject);
-            if guest.inside_output(|output| output.join("gvad/000003-b").exists()) {
-                assert!(recovery_killed_at > 5, "the recovery is killed first");
-                return;
-            }
-        }
-        let at = format!("recovery killed at {recovery_killed_at}");
-        assert_kept(&guest, &["a", "b", "c"], &at);
-        assert_eq!(guest.witness(), ["a", "b", "c"], "{at}");
-        assert_eq!(guest.result("a")["outcome"], "interrupted", "{at}");
-    }
-}
+type Ruin = fn(&Path);
 
-#[test]
-fn script_whose_mark_came_with_the_result_before_it_may_have_been_started() {
-    let Some(guest) = killed_before_the_shared_commit() else {
-        return;
-    };
-    assert_kept(&guest, &["a", "b", "c"], "before the commit");
-    assert_eq!(guest.result("a")["outcome"], "exited");
-    assert_eq!(guest.result("b")["outcome"], "interrupted");
-    assert_eq!(guest.witness(), ["a", "c"]);
-}
+/// What a power cut may leave of the files of a result that the ledger has.
+const RUINS: [(&str, Ruin); 6] = [
+    ("nothing", |_| {}),
+    ("no directory", |run| fs::remove_dir_all(run).unwrap()),
+    ("an empty result", |run| {
+        fs::write(run.join("result.json"), "").unwrap();
+        fs::write(run.join("stdout"), "").unwrap();
+    }),
+    ("no result yet", |run| {
+        fs::rename(run.join("result.json"), run.join(".result.json.tmp")).unwrap();
+    }),
+    ("half of the output, and more", |run| {
+        fs::write(run.join("stdout"), "o").unwrap();
+        fs::write(run.join("stderr"), "err\nerr\n").unwrap();
+    }),
+    ("no output", |run| {
+        fs::remove_file(run.join("stdout")).unwrap();
+        fs::remove_file(run.join("stderr")).unwrap();
+    }),
+];
 
-/// Without the run directory nobody knows: what may have been started is not started again.
-#[test]
-fn script_whose_mark_came_without_the_directory_before_it_may_have_been_started() {
-    let Some(guest) = killed_before_the_shared_commit() else {
-        return;
-    };
-    guest.inside_output(|output| fs::remove_dir_all(output.join("gvad/000001-a")).unwrap());
-    guest.drain();
-    assert_eq!(guest.witness(), ["a", "c"]);
-    assert_eq!(guest.result("b")["outcome"], "interrupted");
-}
-
-/// gvad is killed when it is about to commit the result of `a` and the mark of `b`; both are in the page cache.
-fn killed_before_the_shared_commit() -> Option<Guest> {
+/// gvad is killed when it is about to make the files of all results durable. Those of `a` and `b` are durable in the ledger alone, that of `c` is not durable.
+fn killed_before_results_are_files() -> Option<Guest> {
     let guest = Guest::with_output_image()?;
     for name in ["a", "b", "c"] {
         guest.script(name, TELL);
     }
-    // The first is of the mark of `a` alone.
+    let ended = drain_with(&guest, "inject=fchmod:signal=SIGKILL:when=1");
+    assert_eq!(ended.signal, Some(libc::SIGKILL), "{ended}");
+    assert_eq!(guest.witness(), ["a", "b", "c"]);
+    Some(guest)
+}
+
+#[test]
+fn results_that_the_ledger_alone_has_become_files_wherever_recovery_is_killed() {
+    for (what, ruin) in RUINS {
+        for recovery_killed_at in 0.. {
+            let Some(guest) = killed_before_results_are_files() else {
+                return;
+            };
+            guest.inside_output(|output| {
+                ruin(&output.join("gvad/000001-a"));
+                ruin(&output.join("gvad/000002-b"));
+            });
+            let at = format!("{what} is left, recovery killed at {recovery_killed_at}");
+            if recovery_killed_at > 0 {
+                let calls = "/^(fdatasync|fsync|rename.*|unlinkat|pwrite64)$";
+                let inject = format!("inject={calls}:signal=SIGKILL:when={recovery_killed_at}");
+                if drain_with(&guest, &inject).signal.is_none() {
+                    assert!(recovery_killed_at > 8, "{what} is left");
+                    break;
+                }
+            }
+            assert_kept(&guest, &["a", "b", "c"], &at);
+            assert_eq!(guest.witness(), ["a", "b", "c"], "{at}");
+            for name in ["a", "b"] {
+                assert_eq!(guest.result(name)["outcome"], "exited", "{at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn results_that_the_ledger_alone_has_survive_its_damage() {
+    let Some(guest) = killed_before_results_are_files() else {
+        return;
+    };
+    guest.inside_output(|output| {
+        for run in ["000001-a", "000002-b"] {
+            fs::remove_dir_all(output.join("gvad").join(run)).unwrap();
+        }
+        let ledger = output.join("gvad/ledger");
+        let mut bytes = fs::read(&ledger).unwrap();
+        bytes[20] ^= 1;
+        fs::write(ledger, bytes).unwrap();
+    });
+    guest.drain();
+    for name in ["a", "b"] {
+        let result = guest.result(name);
+        assert_eq!(result["outcome"], "exited");
+        assert_eq!(guest.run_file(&result, "stdout"), b"out\n");
+    }
+    assert_eq!(guest.witness(), ["a", "b", "c"]);
+}
+
+/// Something else stands where the run directory was.
+#[test]
+fn result_that_the_ledger_alone_has_goes_beside_a_ruined_directory() {
+    let Some(guest) = killed_before_results_are_files() else {
+        return;
+    };
+    guest.inside_output(|output| {
+        let run = output.join("gvad/000001-a");
+        fs::remove_dir_all(&run).unwrap();
+        fs::write(&run, "mine").unwrap();
+    });
+    assert_kept(&guest, &["a", "b", "c"], "a file in its place");
+    assert_eq!(guest.result("a")["run_id"], "000001-a.2");
+    guest.inside_output(|output| {
+        assert_eq!(fs::read(output.join("gvad/000001-a")).unwrap(), b"mine");
+    });
+}
+
+/// Bytes that are no text, and just as much as the ledger takes, or more.
+#[test]
+fn output_comes_back_from_the_ledger_byte_for_byte() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let all: Vec<u8> = (0..=255).collect();
+    let printed = [
+        all.clone(),
+        all.repeat(28),
+        all.repeat(40),
+        vec![b'x'; 15_000],
+    ];
+    for (index, bytes) in printed.iter().enumerate() {
+        let file = guest.path(&format!("printed-{index}"));
+        fs::write(&file, bytes).unwrap();
+        guest.script(
+            format!("s{index}"),
+            &format!("#!/bin/sh\ncat '{}'\n", file.display()),
+        );
+    }
+    guest.script("z", "#!/bin/sh\n");
+    // One of them is too long for the ledger, and committed at once; this is the last commit.
     let ended = drain_with(&guest, "inject=fchmod:signal=SIGKILL:when=2");
     assert_eq!(ended.signal, Some(libc::SIGKILL), "{ended}");
-    assert_eq!(guest.witness(), ["a"]);
-    Some(guest)
+    guest.inside_output(|output| {
+        fs::remove_dir_all(output.join("gvad/000004-s3")).unwrap();
+    });
+    guest.drain();
+    for (index, bytes) in printed.iter().enumerate() {
+        let result = guest.result(&format!("s{index}"));
+        assert_eq!(result["outcome"], "exited", "{result}");
+        assert!(guest.run_file(&result, "stdout") == *bytes, "s{index}");
+    }
 }

@@ -123,7 +123,7 @@ fn marks_and_results_are_durable_before_what_depends_on_them() {
 }
 
 #[test]
-fn result_and_next_start_mark_share_a_commit_and_nothing_comes_before_it() {
+fn result_and_next_start_mark_share_a_sync_of_the_ledger() {
     let Some(guest) = Guest::with_output_image() else {
         return;
     };
@@ -131,35 +131,107 @@ fn result_and_next_start_mark_share_a_commit_and_nothing_comes_before_it() {
         guest.script(name, TELL);
     }
     let trace = Trace::of(&guest);
-    // The first commit carries the first mark, since others wait.
-    let first = trace.find(0, "first commit", |l| {
-        l.contains("fsync(") && l.contains("-a.sh/.result.json.tmp>")
-    });
-    assert!(trace.marked(0, "a.sh") < first && first < trace.started("a.sh"));
     for (before, next) in [("a.sh", "b.sh"), ("b.sh", "c.sh")] {
         let exec = trace.started(before);
-        let result = trace.named(exec);
-        let mark = trace.marked(exec, next);
-        let written = trace.find(mark, "mark written out", |l| {
-            l.contains("sync_file_range(") && l.contains("/gvad/ledger>")
+        let named = trace.named(exec);
+        let noted = trace.find(exec, "result in the ledger", |l| {
+            l.contains("/gvad/ledger>") && l.contains("result") && l.contains(&format!("-{before}"))
         });
-        let changed = trace.find(written, "change of the result", |l| {
-            l.contains("fchmod(") && l.contains(&format!("-{before}/result.json>"))
+        let mark = trace.marked(noted, next);
+        let sync = trace.find(mark, "sync of the ledger", |l| {
+            l.contains("fdatasync(") && l.contains("/gvad/ledger>")
         });
-        let commit = trace.committed(result, before);
-        assert!(
-            result < mark && mark < written && written < changed && changed < commit,
-            "{:#?}",
-            trace.0
-        );
-        assert!(commit < trace.deleted(before) && commit < trace.started(next));
+        for file in ["stdout", "stderr", ".result.json.tmp"] {
+            let name = format!("-{before}/{file}>");
+            let waits = |l: &str| {
+                l.contains("sync_file_range(") && l.contains(&name) && l.contains("WAIT_AFTER")
+            };
+            let written = trace.find(exec, &name, waits);
+            assert!(written < named, "{file}: {:#?}", trace.0);
+        }
+        assert!(named < mark && noted < mark, "{:#?}", trace.0);
+        assert!(sync < trace.deleted(before) && sync < trace.started(next));
         let between = &trace.0[exec..trace.started(next)];
         let number = between.iter().filter(|line| syncs(line)).count();
         assert_eq!(number, 1, "{between:#?}");
     }
-    // Nothing waits behind the last.
-    let result = trace.named(trace.started("c.sh"));
-    assert!(trace.committed(result, "c.sh") < trace.deleted("c.sh"));
+    // Nothing waits behind the last: its commit makes files of all.
+    let committed = trace.committed(trace.named(trace.started("c.sh")), "c.sh");
+    let filed = trace.find(committed, "line of the ledger", |l| {
+        l.contains("/gvad/ledger>") && l.contains("filed")
+    });
+    let forgotten = trace.find(committed, "line of the ledger", |l| {
+        l.contains("/gvad/ledger>") && l.contains("settled")
+    });
+    assert!(committed < trace.deleted("c.sh") && filed < forgotten);
+}
+
+#[test]
+fn results_become_files_soon_however_long_the_next_script_runs() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    guest.script("b", "#!/bin/sh\nsleep 1\n");
+    guest.script("c", TELL);
+    let trace = Trace::of(&guest);
+    let exec = trace.started("b");
+    let committed = trace.committed(exec, "a");
+    let filed = trace.find(committed, "line of the ledger", |l| {
+        l.contains("/gvad/ledger>") && l.contains("filed")
+    });
+    assert!(filed < trace.named(committed), "{:#?}", trace.0);
+}
+
+/// Many short scripts, and one that prints more than the ledger takes.
+#[test]
+fn results_become_files_before_they_are_many() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    for number in 10..80 {
+        guest.script(format!("s{number}"), "#!/bin/sh\n");
+    }
+    guest.script("s80", "#!/bin/sh\nhead -c 20000 /dev/zero\n");
+    guest.script("s81", "#!/bin/sh\n");
+    let trace = Trace::of(&guest);
+    let (mut open, mut most, mut commits) = (0, 0, 0);
+    for line in &trace.0 {
+        if line.contains("/gvad/ledger>") && line.contains("{\\\"result\\\"") {
+            open += 1;
+            most = most.max(open);
+        }
+        if line.contains("fsync(") && line.contains("/result.json>") {
+            (open, commits) = (0, commits + 1);
+        }
+    }
+    // Before the last: by number, or because it took so long.
+    assert!((8..=32).contains(&most), "{most} at a time: {:#?}", trace.0);
+    assert!(commits >= 4, "{commits} commits");
+    let large = trace.started("s80");
+    assert!(trace.committed(large, "s80") < trace.marked(large, "s81"));
+    assert!(trace.committed(large, "s80") < trace.deleted("s80"));
+}
+
+/// What an earlier script came to can be read by a later one.
+#[test]
+fn result_is_there_when_the_next_script_starts() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    guest.script(
+        "b",
+        "#!/bin/sh\ncat \"$GVA_OUTPUT\"/gvad/000001-a/result.json \"$GVA_OUTPUT\"/gvad/000001-a/stdout\n",
+    );
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let stdout = guest.run_file(&guest.result("b"), "stdout");
+    let stdout = String::from_utf8(stdout).unwrap();
+    assert!(
+        stdout.contains("\"outcome\": \"exited\"") && stdout.ends_with("out\n"),
+        "{stdout}"
+    );
 }
 
 #[test]

@@ -240,8 +240,8 @@ fn one_wrong_bit_in_the_ledger_makes_nothing_run_twice() {
     let path = guest.live_output().join("gvad/ledger");
     let mut bytes = fs::read(&path).unwrap();
     let end = bytes
-        .windows(6)
-        .position(|window| window == b"\"end\":")
+        .windows(10)
+        .position(|window| window == b"{\"result\":")
         .unwrap();
     bytes[end + 2] ^= 1;
     fs::write(&path, bytes).unwrap();

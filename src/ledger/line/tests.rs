@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::ledger::kept::Printed;
+use crate::outcome::{Outcome, RunResult};
 
 fn file(lines: &[Line]) -> Vec<u8> {
     lines
@@ -43,7 +45,6 @@ fn start(run: u64, name: &[u8]) -> Line {
         cgroup: Some("x".repeat(4096)),
         in_place: true,
         unstarted: true,
-        after: None,
     })
 }
 
@@ -55,13 +56,11 @@ fn sample() -> Vec<Line> {
     lines.extend((1..39).map(|run| Line::End {
         run,
         again: run % 2 == 0,
-        unstarted: false,
     }));
     lines.push(start(39, b"x"));
     lines.push(Line::End {
         run: 39,
         again: false,
-        unstarted: false,
     });
     lines
 }
@@ -73,7 +72,6 @@ fn a_file_cut_or_torn_in_its_last_line_is_read_up_to_there() {
         - encode(&Line::End {
             run: 39,
             again: false,
-            unstarted: false,
         })
         .unwrap()
         .len();
@@ -198,7 +196,26 @@ fn starts() -> impl Strategy<Value = Line> {
                 cgroup,
                 in_place: flags[0],
                 unstarted: flags[1],
-                after: None,
+            })
+        },
+    )
+}
+
+/// Any result that the ledger may keep, with whatever its script printed.
+fn results() -> impl Strategy<Value = Line> {
+    let bytes = || proptest::collection::vec(any::<u8>(), 0..100);
+    let text = "[ -~é\u{0}\n]{0,40}";
+    (0..u64::MAX, names(), text, bytes(), bytes()).prop_map(
+        |(run, name, reason, stdout, stderr)| {
+            use std::os::unix::ffi::OsStrExt;
+            let name = OsStr::from_bytes(&name);
+            let (run_id, name) = (crate::name::run_id(run, name), ScriptName::of(name));
+            let result = RunResult::unseen(run_id, name, Outcome::Exited, reason);
+            Line::Result(Kept {
+                run,
+                result,
+                stdout: Printed(stdout),
+                stderr: Printed(stderr),
             })
         },
     )
@@ -207,11 +224,9 @@ fn starts() -> impl Strategy<Value = Line> {
 /// Any line but a start mark.
 fn others() -> impl Strategy<Value = Line> {
     prop_oneof![
-        any::<(u64, bool)>().prop_map(|(run, again)| Line::End {
-            run,
-            again,
-            unstarted: false
-        }),
+        any::<(u64, bool)>().prop_map(|(run, again)| Line::End { run, again }),
+        results(),
+        any::<u64>().prop_map(|run| Line::Filed { run }),
         any::<u64>().prop_map(|run| Line::Settled { run }),
         any::<u64>().prop_map(|run| Line::Lost { run }),
         ("[0-9a-f]{32}", "[0-9a-f]{64}").prop_map(|(key, sha256)| Line::Ran { key, sha256 }),
@@ -247,7 +262,7 @@ proptest! {
     #[test]
     fn a_crash_takes_nothing_that_was_synced_and_never_looks_like_damage(
         synced in ledgers(),
-        ends in proptest::collection::vec(others(), 0..12),
+        ends in proptest::collection::vec(others(), 0..8),
         start in proptest::option::of(starts()),
         arrived in proptest::collection::vec(any::<bool>(), 64),
         shift in 0..512_usize,

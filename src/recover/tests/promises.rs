@@ -107,7 +107,7 @@ impl World {
                 // may lack both.
                 let ended = script.mark.as_ref().is_some_and(|mark| {
                     let lost = self.state.ledger_lost && mark.directory == Directory::Missing;
-                    mark.end == Some(false) || lost
+                    (mark.end == Some(false) && !mark.kept) || lost
                 });
                 prop_assert!(told || ended, "script {index} is gone without a result");
                 prop_assert!(lies != self.state.writable, "script {index} is there still");
@@ -129,10 +129,27 @@ impl World {
         Ok(())
     }
 
+    /// A result that the ledger kept is there, with what was printed.
+    fn check_kept(&self, index: usize) -> Result<(), TestCaseError> {
+        let mark = self.state.scripts[index].mark.as_ref();
+        if mark.is_none_or(|mark| !mark.kept) {
+            return Ok(());
+        }
+        let id = run_id(self.known[index].1, &name(index));
+        let results = self.results();
+        let result = results.get(OsStr::new(&id));
+        prop_assert_eq!(result, Some(&exited(&id, index)));
+        let stdout = fs::read(self.gvad().join(&id).join("stdout")).unwrap();
+        prop_assert_eq!(stdout, b"out");
+        Ok(())
+    }
+
     fn check(&self, resumed: &[Resumed], ledger: &Ledger) -> Result<(), TestCaseError> {
         for index in 0..self.state.scripts.len() {
             self.check_script(index, resumed, ledger)?;
+            self.check_kept(index)?;
         }
+        prop_assert!(ledger.kept.is_empty());
         self.check_foreign()?;
         prop_assert!(ledger.unfinished.is_empty());
         let nothing_left = self.state.writable && resumed.is_empty();

@@ -30,6 +30,8 @@ pub(super) struct Mark {
     pub(super) this_boot: bool,
     /// Its result could not be recorded before.
     pub(super) pending: bool,
+    /// Its end is its result, which the ledger keeps.
+    pub(super) kept: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -62,9 +64,9 @@ pub(super) fn any_state() -> impl Strategy<Value = State> {
         Just(Directory::Empty),
         Just(Directory::Result)
     ];
-    let flags = || any::<[bool; 5]>();
+    let flags = || any::<[bool; 6]>();
     let mark = (directory, any::<Option<bool>>(), flags()).prop_map(|(directory, end, flags)| {
-        let [unstarted, other_file, hash_known, this_boot, pending] = flags;
+        let [unstarted, other_file, hash_known, this_boot, pending, kept] = flags;
         Mark {
             directory,
             end,
@@ -73,6 +75,7 @@ pub(super) fn any_state() -> impl Strategy<Value = State> {
             hash_known,
             this_boot,
             pending,
+            kept: kept && end == Some(false) && !unstarted,
         }
     });
     let at = prop_oneof![

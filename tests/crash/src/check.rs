@@ -66,11 +66,16 @@ pub fn lying(
         .filter(|line| line["start"].is_object())
         .map(|line| disk::script_name(&line["start"]["identity"]))
         .collect();
+    let kept = disk::kept(&ledger).into_iter();
+    let kept: Vec<_> = kept
+        .map(|kept| disk::script_name(&kept["result"]))
+        .collect();
     for script in &guest.scripts {
         if count(witness, script.id) > 0 && !marks.contains(&script.name) {
             wrong.push(format!("I3: {} was started without a mark", script.id));
         }
-        let has_result = results.iter().any(|found| found.script == script.name);
+        let has_result =
+            results.iter().any(|found| found.script == script.name) || kept.contains(&script.name);
         if script.dropped_by.is_none() && !has_result && !lies(app, script) {
             wrong.push(format!("I2: {} vanished", script.id));
         }

@@ -67,11 +67,29 @@ pub fn script_name(json: &Value) -> OsString {
     let Some(hex) = json["script_hex"].as_str() else {
         return json["script"].as_str().unwrap_or("").into();
     };
+    OsString::from_vec(unhex(hex))
+}
+
+/// Whether both are JSON and say the same.
+pub fn same_json(one: &[u8], other: &[u8]) -> bool {
+    let parsed = |bytes| serde_json::from_slice::<Value>(bytes).ok();
+    parsed(one).is_some_and(|one| parsed(other) == Some(one))
+}
+
+/// What a script printed, in a result that the ledger keeps.
+pub fn printed(json: &Value) -> Vec<u8> {
+    match json["hex"].as_str() {
+        Some(hex) => unhex(hex),
+        None => json.as_str().unwrap_or("").into(),
+    }
+}
+
+fn unhex(hex: &str) -> Vec<u8> {
     let digit = |at: usize| {
         hex.get(at..at + 2)
             .and_then(|pair| u8::from_str_radix(pair, 16).ok())
     };
-    OsString::from_vec((0..hex.len()).step_by(2).filter_map(digit).collect())
+    (0..hex.len()).step_by(2).filter_map(digit).collect()
 }
 
 /// The whole lines of the ledger up to the first that is torn; the last may be, by a crash.
@@ -95,6 +113,21 @@ pub fn ledger(output: &Path, wrong: &mut Vec<String>) -> Vec<Value> {
         wrong.push(format!("I9: {torn} lines of the ledger cannot be read"));
     }
     lines
+}
+
+/// The results that the ledger keeps: they may not have become files yet.
+pub fn kept(ledger: &[Value]) -> Vec<&Value> {
+    let mut kept: Vec<&Value> = Vec::new();
+    for line in ledger {
+        if line["result"].is_object() {
+            kept.push(&line["result"]);
+        }
+        for until in [&line["filed"], &line["settled"]] {
+            let until = until["run"].as_u64().unwrap_or(0);
+            kept.retain(|one| one["run"].as_u64() > Some(until));
+        }
+    }
+    kept
 }
 
 fn line_of(line: &[u8]) -> Option<Value> {

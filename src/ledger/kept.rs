@@ -1,0 +1,61 @@
+//! Results that the ledger keeps until they are durable as files.
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{hex, unhex};
+use crate::outcome::RunResult;
+
+/// A run's result with what its script printed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Number of the run.
+    pub run: u64,
+    /// As in `result.json`.
+    pub result: RunResult,
+    /// The file `stdout`.
+    #[serde(default, skip_serializing_if = "Printed::is_empty")]
+    pub stdout: Printed,
+    /// The file `stderr`.
+    #[serde(default, skip_serializing_if = "Printed::is_empty")]
+    pub stderr: Printed,
+}
+
+/// Bytes as JSON can carry them: text where they are UTF-8, else in hexadecimal.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Form", try_from = "Form")]
+pub struct Printed(pub Vec<u8>);
+
+impl Printed {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Form {
+    Text(String),
+    Bytes { hex: String },
+}
+
+impl From<Printed> for Form {
+    fn from(printed: Printed) -> Form {
+        String::from_utf8(printed.0).map_or_else(
+            |err| Form::Bytes {
+                hex: hex(err.as_bytes()),
+            },
+            Form::Text,
+        )
+    }
+}
+
+impl TryFrom<Form> for Printed {
+    type Error = &'static str;
+
+    fn try_from(form: Form) -> Result<Printed, &'static str> {
+        match form {
+            Form::Text(text) => Ok(Printed(text.into_bytes())),
+            Form::Bytes { hex } => unhex(&hex).map(Printed).ok_or("no hexadecimal digits"),
+        }
+    }
+}
