@@ -1,5 +1,6 @@
 //! `gvad results`: the results under an output directory, for people as a table, for programs as JSON lines.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -8,6 +9,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
+use crate::ledger::Ledger;
+use crate::ledger::kept::Kept;
 use crate::name::shown;
 use crate::outcome::RunResult;
 use crate::owner::OWNER;
@@ -71,14 +74,38 @@ fn runs_in(gvad: &Dir, directory: &Path, before: &str) -> anyhow::Result<Vec<Ent
         );
     }
     runs.sort_unstable();
-    runs.into_iter()
-        .map(|(_, name)| {
-            let run_id = format!("{before}{}", shown(&name));
-            let result = record::result_of(gvad, &name)
-                .with_context(|| format!("reading the result of {run_id}"))?;
-            Ok(Entry { run_id, result })
-        })
-        .collect()
+    let entries = runs.into_iter().map(|(_, name)| {
+        let run_id = format!("{before}{}", shown(&name));
+        let result = record::result_of(gvad, &name)
+            .with_context(|| format!("reading the result of {run_id}"))?;
+        Ok(Entry { run_id, result })
+    });
+    let mut entries = entries.collect::<anyhow::Result<Vec<Entry>>>()?;
+    add_kept(&mut entries, Ledger::kept_in(gvad), before);
+    Ok(entries)
+}
+
+/// Adds what a ledger keeps: results that have not become files since the machine died. `before` is put before their names.
+pub fn add_kept(entries: &mut Vec<Entry>, kept: Vec<Kept>, before: &str) {
+    let names = entries.iter().enumerate();
+    let places: HashMap<String, usize> = names
+        .map(|(place, entry)| (entry.run_id.clone(), place))
+        .collect();
+    for Kept { result, .. } in kept {
+        let run_id = format!("{before}{}", shown(result.run_id.as_ref()));
+        match places
+            .get(&run_id)
+            .and_then(|&place| entries.get_mut(place))
+        {
+            Some(entry) => {
+                entry.result.get_or_insert(result);
+            }
+            None => entries.push(Entry {
+                run_id,
+                result: Some(result),
+            }),
+        }
+    }
 }
 
 /// Writes the results as JSON, one a line. A run without a result has no line.
@@ -190,6 +217,42 @@ mod tests {
     use super::*;
     use crate::name::ScriptName;
     use crate::outcome::Outcome;
+
+    #[test]
+    fn what_the_ledger_alone_has_is_shown_too() {
+        use crate::ledger::kept::{Kept, Printed};
+        use crate::ledger::line::{Line, encode};
+        let output = tempfile::tempdir().unwrap();
+        let gvad = output.path().join("gvad");
+        std::fs::create_dir_all(gvad.join("000001-a")).unwrap();
+        let result = |run_id: &str| {
+            let name = ScriptName::of("a".as_ref());
+            RunResult::unseen(run_id.to_owned(), name, Outcome::Exited, String::new())
+        };
+        let kept = |run, run_id| {
+            let (result, stdout) = (result(run_id), Printed::default());
+            let stderr = stdout.clone();
+            Line::Result(Kept {
+                run,
+                result,
+                stdout,
+                stderr,
+            })
+        };
+        let head = Line::Ledger {
+            id: "x".to_owned(),
+            schema: 1,
+        };
+        let lines = [head, kept(1, "000001-a"), kept(2, "000002-a")];
+        let bytes: Vec<u8> = lines
+            .iter()
+            .flat_map(|line| encode(line).unwrap())
+            .collect();
+        std::fs::write(gvad.join("ledger"), bytes).unwrap();
+        let entries = read(output.path()).unwrap();
+        let there: Vec<_> = entries.iter().map(|entry| entry.result.clone()).collect();
+        assert_eq!(there, [Some(result("000001-a")), Some(result("000002-a"))]);
+    }
 
     #[test]
     fn no_result_can_break_a_line_of_the_table_or_speak_to_the_terminal() {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::line::{self, Line};
 use crate::name::{hex, unhex};
 use crate::outcome::RunResult;
 
@@ -18,6 +19,32 @@ pub struct Kept {
     /// The file `stderr`.
     #[serde(default, skip_serializing_if = "Printed::is_empty")]
     pub stderr: Printed,
+}
+
+/// The results that a ledger file keeps, whatever its bytes are.
+#[must_use]
+pub fn kept_in(ledger: &[u8]) -> Vec<Kept> {
+    let mut kept = Vec::new();
+    for line in line::read(ledger).lines {
+        remember(&mut kept, line);
+    }
+    kept
+}
+
+/// What a line means for the results that are kept.
+pub(super) fn remember(kept: &mut Vec<Kept>, line: Line) {
+    match line {
+        Line::Result(result) => {
+            kept.retain(|other| other.run != result.run);
+            kept.push(result);
+        }
+        Line::Filed { run } | Line::Settled { run } => kept.retain(|kept| kept.run > run),
+        Line::Ledger { .. }
+        | Line::Start(_)
+        | Line::End { .. }
+        | Line::Ran { .. }
+        | Line::Lost { .. } => {}
+    }
 }
 
 /// Bytes as JSON can carry them: text where they are UTF-8, else in hexadecimal.

@@ -1,7 +1,7 @@
 //! What the lines of a ledger come to in memory, and which of them still matter.
 
 use super::Ledger;
-use super::kept::Kept;
+use super::kept::remember;
 use super::line::Line;
 
 impl Ledger {
@@ -19,9 +19,10 @@ impl Ledger {
             Line::End { run, again } => self.note_end(run, again),
             Line::Result(kept) => {
                 self.note_end(kept.run, false);
-                self.keep_in_mind(kept);
+                self.next_run = self.next_run.max(kept.run.saturating_add(1));
+                remember(&mut self.kept, Line::Result(kept));
             }
-            Line::Filed { run } => self.kept.retain(|kept| kept.run > run),
+            Line::Filed { .. } => remember(&mut self.kept, line),
             Line::Ran { key, sha256 } => {
                 self.ran.insert(key, sha256);
             }
@@ -34,7 +35,7 @@ impl Ledger {
                     self.lost = 0;
                 }
                 self.settled = self.settled.max(run);
-                self.kept.retain(|kept| kept.run > run);
+                remember(&mut self.kept, line);
                 self.next_run = self.next_run.max(run.saturating_add(1));
                 self.unsettled.retain(|(start, _)| start.run > run);
             }
@@ -56,12 +57,6 @@ impl Ledger {
         self.unsettled.push((start, again));
     }
 
-    fn keep_in_mind(&mut self, kept: Kept) {
-        self.next_run = self.next_run.max(kept.run.saturating_add(1));
-        self.kept.retain(|other| other.run != kept.run);
-        self.kept.push(kept);
-    }
-
     /// Takes what still counts of a line of a damaged ledger.
     pub(super) fn salvage(&mut self, line: Line) {
         match line {
@@ -73,9 +68,10 @@ impl Ledger {
             }
             Line::Result(kept) => {
                 self.lost = self.lost.max(kept.run);
-                self.keep_in_mind(kept);
+                self.next_run = self.next_run.max(kept.run.saturating_add(1));
+                remember(&mut self.kept, Line::Result(kept));
             }
-            Line::Filed { run } | Line::Settled { run } => self.kept.retain(|kept| kept.run > run),
+            Line::Filed { .. } | Line::Settled { .. } => remember(&mut self.kept, line),
             Line::Start(_) | Line::Ledger { .. } | Line::End { .. } | Line::Lost { .. } => {}
         }
     }

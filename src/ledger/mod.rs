@@ -121,6 +121,13 @@ impl Ledger {
         })
     }
 
+    /// The results that the ledger in `dir` keeps, for whoever reads them only; none if there is no ledger that can be read.
+    #[must_use]
+    pub fn kept_in(dir: &Dir) -> Vec<Kept> {
+        let bytes = dir.open_file(NAME).and_then(|file| file::read_all(&file));
+        bytes.map_or_else(|_| Vec::new(), |(bytes, _)| kept::kept_in(&bytes))
+    }
+
     /// Makes a new one, which remembers what still counts of the `lines` of one that is damaged.
     fn make(dir: Dir, last_run: u64, lines: Vec<Line>) -> anyhow::Result<Ledger> {
         let id = random_uuid().context("asking the kernel for a random id")?;

@@ -345,7 +345,6 @@ fn scripts_handed_over_between_two_gvads_run_once() {
     assert_kept(&guest, &["a", "b"], "between");
 }
 
-/// The result of `a` and the start mark of `b` become durable together. The power goes before they have: the mark is on the disk, the result is not.
 type Ruin = fn(&Path);
 
 /// What a power cut may leave of the files of a result that the ledger has.

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use gvad::ledger::kept::{Kept, kept_in};
 use gvad::name::run_number;
 use gvad::results::{self, Entry};
 use gvad::sys::lock::{Lock, Mode, try_lock};
@@ -28,6 +29,8 @@ const LARGEST_SUM: u64 = 1 << 30;
 const BATCH: usize = 1000;
 /// A longer listing of directories is none.
 const LARGEST_LISTING: u64 = 64 << 20;
+/// A longer ledger is none of a guest's that went well.
+const LARGEST_LEDGER: u64 = 64 << 20;
 /// A damaged file system may lead debugfs in a circle.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Where results are: on an output image, and on an application image that took them.
@@ -153,8 +156,27 @@ impl Image {
             entries.extend(results::read(&top)?);
             fs::remove_dir_all(&top).context("removing a directory")?;
         }
+        results::add_kept(&mut entries, self.kept()?, "");
         entries.sort_by_key(|entry| run_number(entry.run_id.as_ref()));
         Ok(entries)
+    }
+
+    /// Results that the guest's ledger keeps: when the machine died they had not become files.
+    pub(crate) fn kept(&self) -> anyhow::Result<Vec<Kept>> {
+        let listings = self.list(PLACES.iter().map(ToString::to_string))?;
+        let mut found = listings.into_iter().flatten();
+        let Some(ledger) = found.find(|file| file.name == "ledger" && file.is_file()) else {
+            return Ok(Vec::new());
+        };
+        if ledger.size > LARGEST_LEDGER {
+            return Ok(Vec::new());
+        }
+        self.ask(&format!("dump <{}> ledger\n", ledger.inode), LARGEST_LEDGER)?;
+        let file = self.scratch.path().join("ledger");
+        // What could not be dumped is not there.
+        let bytes = fs::read(&file).unwrap_or_default();
+        let _ = fs::remove_file(&file);
+        Ok(kept_in(&bytes))
     }
 
     /// Puts the results of `runs` into the directory `top`; returns how long they are.

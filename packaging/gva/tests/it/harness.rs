@@ -84,6 +84,11 @@ impl Place {
         Said::of(&output(self.command(self.at("gva")).args(args)))
     }
 
+    /// What it prints, byte for byte.
+    pub(crate) fn gva_bytes(&self, args: &[&str]) -> Vec<u8> {
+        output(self.command(self.at("gva")).args(args)).stdout
+    }
+
     /// A qcow2 file of 1 MiB.
     pub(crate) fn qcow2(&self, name: &str, options: &[&str]) {
         let mut command = self.command("qemu-img");

@@ -94,6 +94,55 @@ fn an_image_that_was_not_unmounted_is_told_and_read_and_not_written() {
     assert_eq!(place.names(), ["from", "out.img"]);
 }
 
+/// The machine died before they had become files: one of them has a directory, the other has none.
+#[test]
+fn results_that_the_ledger_alone_has_are_shown() {
+    use gvad::ledger::kept::{Kept, Printed};
+    use gvad::ledger::line::{Line, encode};
+    let kept = |run, id: &str, stdout: &[u8]| {
+        Line::Result(Kept {
+            run,
+            result: serde_json::from_str(&result(id, 7, "")).unwrap(),
+            stdout: Printed(stdout.to_vec()),
+            stderr: Printed(b"kept\n".to_vec()),
+        })
+    };
+    let lines = [
+        Line::Ledger {
+            id: "x".to_owned(),
+            schema: 1,
+        },
+        kept(1, "000001-a.sh", b"not this"),
+        Line::Filed { run: 2 },
+        kept(3, "000003-b.sh", b"b\xff"),
+        kept(4, "000004-c.sh", b""),
+    ];
+    let mut ledger: Vec<u8> = lines
+        .iter()
+        .flat_map(|line| encode(line).unwrap())
+        .collect();
+    ledger.resize(1 << 20, 0);
+    for top in [".", "output"] {
+        let place = Place::new();
+        place.file(&format!("from/{top}/gvad/ledger"), 0o600, ledger.clone());
+        image(&place, top);
+        let said = place.gva(&["results", "out.img"]);
+        said.succeeded();
+        for text in ["000004-c.sh", "4 runs: 1 succeeded, 3 failed\n"] {
+            assert!(said.out.contains(text), "{}", said.out);
+        }
+        let stdout = |run| {
+            let args = ["results", "out.img", "--stdout", run];
+            place.gva_bytes(&args)
+        };
+        assert_eq!(stdout("000001-a.sh"), b"out of 000001-a.sh\n");
+        assert_eq!(stdout("000003-b.sh"), b"b\xff");
+        assert_eq!(stdout("000004-c.sh"), b"");
+        let said = place.gva(&["results", "out.img", "--stderr", "000004-c.sh"]);
+        assert_eq!(said.out, "kept\n");
+    }
+}
+
 #[test]
 fn an_image_in_use_is_read_and_that_is_told() {
     let place = Place::new();
