@@ -26,7 +26,7 @@ use crate::name::{ScriptName, shown};
 use crate::outcome::{Outcome, RunResult, timestamp};
 use crate::record::{OutputDir, Prepared, is_full};
 use crate::run::{Limits, Ready};
-use crate::stage::{self, Stage};
+use crate::stage::{self, Spare, Stage};
 use crate::status::State;
 use crate::surroundings::{Places, environment, limits, namespaces};
 use crate::sys::errno::EXDEV;
@@ -62,6 +62,8 @@ pub struct Workplace {
     pub went_read_only: bool,
     /// A claim could not be deleted: the ledger must go on remembering it.
     pub undeleted: bool,
+    /// For the next script.
+    pub spare: Option<Spare>,
 }
 
 /// What became of a job.
@@ -195,6 +197,13 @@ impl Workplace {
         }
     }
 
+    /// Nothing is left in `run.temp_dir`.
+    pub fn tidy(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            spare.remove();
+        }
+    }
+
     /// Lets the ledger forget what is durably over.
     ///
     /// # Errors
@@ -255,7 +264,8 @@ impl Workplace {
     ) -> anyhow::Result<JobEnd> {
         let config = ctx.config();
         let name = claim.name.clone();
-        let staged = stage::stage(&claim.file, &name, &config.run.temp_dir).await;
+        let staged =
+            stage::stage(&claim.file, &name, &config.run.temp_dir, self.spare.take()).await;
         if ctx.stop.wanted() {
             // Copying may have taken long. It stays claimed, and the next start runs it.
             if let Ok(stage) = staged {
@@ -288,7 +298,14 @@ impl Workplace {
             }
         };
         // A private directory that takes time to remove, and perhaps much room until then, keeps no result waiting.
-        let stage = stage.filter(|stage| !stage.remove_bare());
+        let given_back = stage.map_or(Ok(None), Stage::give_back);
+        let stage = match given_back {
+            Ok(spare) => {
+                self.spare = spare;
+                None
+            }
+            Err(stage) => Some(stage),
+        };
         let shared = more && stage.is_none();
         self.record(ctx, start, prepared, result, shared).await?;
         if let Some(stage) = stage {

@@ -1,5 +1,7 @@
 //! Staging: the private copy of a script that is run, in a directory of its own. What is copied and what becomes of it is for others.
 
+mod spare;
+
 use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -11,8 +13,9 @@ use sha2::{Digest, Sha256};
 use tracing::warn;
 
 use crate::name::hex;
-use crate::sys::dir::{Dir, Kind, Look};
+use crate::sys::dir::{Dir, Kind, Look, Stamp};
 use crate::sys::{file, mount};
+pub use spare::Spare;
 
 const PREFIX: &str = "run-";
 const CHUNK: usize = 256 * 1024;
@@ -30,16 +33,27 @@ pub struct Stage {
     pub sha256: String,
     /// The private directory, wherever the script has moved it.
     pub dir: Dir,
+    /// When that was changed last before the script ran.
+    made: Stamp,
 }
 
-/// Copies the script that `source` stands for under the name `name` into a new private directory in `temp_dir`.
+/// Copies the script that `source` stands for under the name `name` into a private directory in `temp_dir`: `spare`, or a new one.
 ///
 /// # Errors
 /// A text that says why it could not be: it is too large, it changes all the time, or what the kernel said.
-pub async fn stage(source: &File, name: &OsStr, temp_dir: &Path) -> Result<Stage, String> {
+pub async fn stage(
+    source: &File,
+    name: &OsStr,
+    temp_dir: &Path,
+    spare: Option<Spare>,
+) -> Result<Stage, String> {
     let failed = |what: &str, err: &io::Error| format!("{what}: {err}");
     let look = Look::at(source).map_err(|err| failed("looking at the script", &err))?;
-    let room = enter(temp_dir)?;
+    let spare = spare.and_then(|spare| spare.in_order(temp_dir));
+    let room = match &spare {
+        Some((_, dir)) => file::room(dir).map_err(|err| failed("looking at run.temp_dir", &err))?,
+        None => enter(temp_dir)?,
+    };
     if look.size > room.free {
         return Err(format!(
             "too large: the script has {} bytes, and {} has room for {}",
@@ -48,24 +62,32 @@ pub async fn stage(source: &File, name: &OsStr, temp_dir: &Path) -> Result<Stage
             room.free
         ));
     }
-    let path = tempfile::Builder::new()
-        .prefix(PREFIX)
-        .permissions(Permissions::from_mode(0o700))
-        .tempdir_in(temp_dir)
-        .map_err(|err| failed("making the private directory", &err))?
-        .keep();
-    match fill(source, look, name, &path).await {
-        Ok((dir, sha256)) => Ok(Stage {
+    let (path, dir) = match spare {
+        Some(spare) => spare,
+        None => make(temp_dir).map_err(|err| failed("making the private directory", &err))?,
+    };
+    match fill(source, look, name, &dir).await {
+        Ok((sha256, made)) => Ok(Stage {
             script: path.join(name),
             path,
             sha256,
             dir,
+            made,
         }),
         Err(reason) => {
             remove(&path);
             Err(reason)
         }
     }
+}
+
+fn make(temp_dir: &Path) -> io::Result<(PathBuf, Dir)> {
+    let made = tempfile::Builder::new()
+        .prefix(PREFIX)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(temp_dir)?;
+    let dir = Dir::open(made.path())?;
+    Ok((made.keep(), dir))
 }
 
 /// How `temp_dir` stands. A script may have removed it: then it is made anew.
@@ -89,9 +111,8 @@ async fn fill(
     source: &File,
     mut look: Look,
     name: &OsStr,
-    path: &Path,
-) -> Result<(Dir, String), String> {
-    let dir = Dir::open(path).map_err(|err| format!("opening the private directory: {err}"))?;
+    dir: &Dir,
+) -> Result<(String, Stamp), String> {
     let copy = dir
         .create(name, 0o700)
         .map_err(|err| format!("making the private copy: {err}"))?;
@@ -104,7 +125,9 @@ async fn fill(
             })?;
         let after = Look::at(source).map_err(|err| format!("looking at the script: {err}"))?;
         if (after.size, after.mtime) == (look.size, look.mtime) {
-            return Ok((dir, sha256));
+            let made = Look::at(dir);
+            let made = made.map_err(|err| format!("looking at the private directory: {err}"))?;
+            return Ok((sha256, made.ctime));
         }
         look = after;
         copy.set_len(0)
@@ -190,8 +213,7 @@ pub fn no_room(temp_dir: &Path, size: u64) -> Option<String> {
 impl Stage {
     /// Removes the private directory if nothing but the script is in it, which takes no time; false if there is more. Whatever is in the way, a mount
     /// above all, is an error here.
-    #[must_use]
-    pub fn remove_bare(&self) -> bool {
+    fn remove_bare(&self) -> bool {
         let script = self.script.file_name().unwrap_or_default();
         let alone = self.dir.remove_file(script);
         alone.and_then(|()| fs::remove_dir(&self.path)).is_ok()

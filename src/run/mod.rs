@@ -277,7 +277,7 @@ impl Ready {
         }
         // What was killed before it started is not this script.
         let ooms = runner.ooms.as_ref();
-        let ooms = ooms.and_then(|ooms| Some((Rc::clone(ooms), ooms.count()?)));
+        let ooms = ooms.and_then(|ooms| Some((Rc::clone(ooms), ooms.lately()?)));
         let started = Instant::now();
         let started_at = SystemTime::now();
         let child = match self.spawn(runner) {

@@ -186,10 +186,11 @@ async fn look_after(mut session: Session<'_>, carried: &mut Carried) -> anyhow::
     let ctx = session.ctx;
     let mut ended = session.until_the_end(&mut carried.queue).await;
     let Session {
-        work,
+        mut work,
         output_shared,
         ..
     } = session;
+    work.tidy();
     let unrecorded = work.pending.is_some();
     carried.pending.extend(work.pending);
     if let Err(err) = &ended
@@ -339,6 +340,7 @@ impl Session<'_> {
     fn rest(&mut self) -> anyhow::Result<()> {
         self.restless = false;
         self.settle()?;
+        self.work.tidy();
         self.ctx.runner.remove_empty_groups();
         self.ctx.board.write();
         for image in &self.own_images {

@@ -123,6 +123,7 @@ async fn open_all<'a>(
         verified: HashSet::new(),
         went_read_only: false,
         undeleted: false,
+        spare: None,
     };
     let first = recover(ctx, &mut work, carried).await?;
     let gvad = work.output.gvad().try_clone()?;

@@ -19,6 +19,9 @@ use crate::sys::errno::{ELOOP, ENOTDIR, EXDEV};
 use crate::sys::{file, mount};
 use crate::watch::Watcher;
 
+/// So many scripts are worked off without watching for more.
+const MANY: usize = 16;
+
 impl Session<'_> {
     /// Looks once and runs what is there.
     pub(super) async fn pass(&mut self) -> anyhow::Result<Pass> {
@@ -36,7 +39,8 @@ impl Session<'_> {
             return Ok(pass);
         }
         let path = &ctx.config().application.script_bin;
-        if self.untouched.is_sure(&self.root, path) {
+        // While nobody watches, nothing is sure.
+        if self.watched.is_some() && self.untouched.is_sure(&self.root, path) {
             if self.untouched.is_news() {
                 // Nothing but this look runs from now on.
                 code::give_back();
@@ -58,13 +62,18 @@ impl Session<'_> {
             manifest.begin(&listing.scripts);
         }
         let total = listing.scripts.len();
+        if total >= MANY {
+            // The listing behind them is sure to come, and each claim would wake the watcher.
+            self.watched = None;
+        }
         self.show(&pass, total);
         for (index, name) in listing.scripts.iter().enumerate() {
             if ctx.stop.wanted() {
                 break;
             }
             // What is read of a disc that was changed is still the old one's: nothing is run from it any more.
-            if index > 0 && self.work.presence.missing().await.is_some() {
+            let just_seen = index == 0 || self.work.presence.just_seen();
+            if !just_seen && self.work.presence.missing().await.is_some() {
                 return Ok(Pass { ran: true, ..pass });
             }
             ctx.board.waiting(total - index - 1);

@@ -282,3 +282,43 @@ fn data_and_output_without_images_are_directories_on_the_application() {
         )
     });
 }
+
+/// Whatever a script does to its private directory, the next finds one that is private and has nothing but that script.
+#[test]
+fn private_directory_has_nothing_of_the_script_before() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    let deeds = [
+        "true",
+        "echo x > \"$TMPDIR/left\"",
+        "mkdir \"$TMPDIR/left\"",
+        "chmod 755 \"$TMPDIR\"",
+        "chown 1:1 \"$TMPDIR\"",
+        "chattr +i \"$TMPDIR\" || true",
+        "mount -t tmpfs none \"$TMPDIR\"",
+        "mount -t tmpfs none \"$TMPDIR\" && touch \"$TMPDIR/left\"",
+        "rm -r \"$TMPDIR\"",
+        "mv \"$TMPDIR\" \"$TMPDIR.moved\" && mkdir -m 777 \"$TMPDIR\" && rmdir \"$TMPDIR.moved\"/* || true",
+        "rm -r \"$TMPDIR\" && ln -s /etc \"$TMPDIR\"",
+        "rm \"$0\"",
+    ];
+    for (index, deed) in deeds.iter().enumerate() {
+        let tell = "#!/bin/sh\nstat -c '%a %u %F' \"$TMPDIR\"; ls -A \"$TMPDIR\"\n";
+        guest.script(format!("{index:02}-a"), &format!("{tell}{deed}\n"));
+        guest.script(format!("{index:02}-b"), tell);
+    }
+    let ended = guest.drain();
+    assert!(ended.code.is_some_and(|code| code < 2), "{ended}");
+    for (index, deed) in deeds.iter().enumerate() {
+        for script in [format!("{index:02}-a"), format!("{index:02}-b")] {
+            let told = guest.run_file(&guest.result(&script), "stdout");
+            let told = String::from_utf8(told).unwrap();
+            assert_eq!(
+                told,
+                format!("700 0 directory\n{script}\n"),
+                "{script}, {deed}"
+            );
+        }
+    }
+}
