@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::ledger::Ledger;
 use crate::ledger::line::{Identity, Medium};
-use crate::scan::objection;
+use crate::scan::{Names, objection};
 use crate::sys::dir::{Dir, Look};
 use crate::sys::file::{self, Lease};
 
@@ -350,8 +350,7 @@ impl Settling {
     }
 
     /// Forgets all but these.
-    pub fn keep(&mut self, names: &[OsString]) {
-        self.seen
-            .retain(|name, _| names.binary_search(name).is_ok());
+    pub fn keep(&mut self, names: &Names) {
+        self.seen.retain(|name, _| names.contains(name));
     }
 }

@@ -15,6 +15,7 @@ use list::{List, parse};
 
 use crate::ledger::line::Identity;
 use crate::name::shown;
+use crate::scan::Names;
 use crate::stage;
 use crate::sys::dir::{Dir, Look};
 use crate::sys::errno::ELOOP;
@@ -104,10 +105,9 @@ impl Manifest {
     }
 
     /// A new look at script-bin begins, in which these scripts are.
-    pub fn begin(&mut self, names: &[OsString]) {
+    pub fn begin(&mut self, names: &Names) {
         self.fresh = false;
-        self.hashed
-            .retain(|name, _| names.binary_search(name).is_ok());
+        self.hashed.retain(|name, _| names.contains(name));
     }
 
     /// Why the script must not be run; `None` if it is one of those that were signed.

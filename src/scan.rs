@@ -1,5 +1,7 @@
 //! Looking: one listing of script-bin, sorted into what is a script and what is passed over, with the reason. Nothing is opened here.
 
+mod names;
+
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -10,6 +12,7 @@ use tracing::info;
 use crate::claim::CLAIMS;
 use crate::name::shown;
 use crate::sys::dir::{Dir, Kind, Look};
+pub use names::Names;
 
 /// So many reasons are remembered, so that each is told once.
 const REMEMBERED: usize = 10_000;
@@ -18,7 +21,7 @@ const REMEMBERED: usize = 10_000;
 #[derive(Debug, Default)]
 pub struct Listing {
     /// The scripts, in bytewise order of their names.
-    pub scripts: Vec<OsString>,
+    pub scripts: Names,
     /// What is no script, or may not be run, and why.
     pub passed_over: Vec<(OsString, &'static str)>,
 }
@@ -30,27 +33,21 @@ pub struct Listing {
 pub fn scan(script_bin: &Dir) -> io::Result<Listing> {
     let open_to_all = Look::at(script_bin)?.world_writable();
     let mut listing = Listing::default();
-    for name in script_bin.names()? {
+    script_bin.each_name(|name| {
         if name == CLAIMS {
-            continue;
+            return;
         }
-        let look = match script_bin.look(&name) {
-            Err(err) if err.kind() == io::ErrorKind::NotFound => continue,
-            // One damaged inode must not hide the others.
-            Err(_) => {
-                listing
-                    .passed_over
-                    .push((name, "it cannot be looked at: see the kernel's log"));
-                continue;
-            }
-            Ok(look) => look,
+        let objection = match script_bin.look(name) {
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return,
+            Err(_) => Some("it cannot be looked at: see the kernel's log"),
+            Ok(look) => objection(name, &look, open_to_all),
         };
-        match objection(&name, &look, open_to_all) {
+        match objection {
             None => listing.scripts.push(name),
-            Some(reason) => listing.passed_over.push((name, reason)),
+            Some(reason) => listing.passed_over.push((name.to_owned(), reason)),
         }
-    }
-    listing.scripts.sort_unstable();
+    })?;
+    listing.scripts.sort();
     listing.passed_over.sort_unstable();
     Ok(listing)
 }

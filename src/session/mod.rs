@@ -26,6 +26,7 @@ use crate::queue::Queue;
 use crate::recover::Resumed;
 use crate::scan::Told;
 use crate::status::{ImageStatus, State};
+use crate::sys::code;
 use crate::sys::dir::Dir;
 use crate::sys::file;
 use crate::sys::lock::Lock;
@@ -33,7 +34,7 @@ use crate::tick;
 use crate::watch::Watcher;
 
 /// The ledger forgets, and script-bin is synced, after so many runs at the latest.
-const SETTLE_EVERY: u32 = 256;
+const SETTLE_EVERY: u32 = 128;
 /// A script that is being written is waited for so long before nothing is said to be left to do.
 const UNFINISHED_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -319,7 +320,11 @@ impl Session<'_> {
         }
         let time = async {
             match pause == every {
-                true => tick::next(every).await,
+                true => {
+                    // What looked about has little to do again until the next tick.
+                    code::give_back();
+                    tick::next(every).await;
+                }
                 false => tokio::time::sleep(pause).await,
             }
         };

@@ -1,6 +1,6 @@
 //! A pass: one look at script-bin, and a job for each script that is there.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 
@@ -13,7 +13,6 @@ use crate::job::JobEnd;
 use crate::name::ScriptName;
 use crate::scan::{Listing, scan};
 use crate::status::{PassedOver, State};
-use crate::sys::code;
 use crate::sys::dir::Look;
 use crate::sys::errno::{ELOOP, ENOTDIR, EXDEV};
 use crate::sys::{file, mount};
@@ -41,10 +40,6 @@ impl Session<'_> {
         let path = &ctx.config().application.script_bin;
         // While nobody watches, nothing is sure.
         if self.watched.is_some() && self.untouched.is_sure(&self.root, path) {
-            if self.untouched.is_news() {
-                // Nothing but this look runs from now on.
-                code::give_back();
-            }
             return Ok(pass);
         }
         let listing = match self.look()? {
@@ -133,7 +128,7 @@ impl Session<'_> {
     }
 
     /// Notes what became of a job. False if no further one can be run now.
-    fn note(&mut self, pass: &mut Pass, name: &OsString, end: JobEnd) -> anyhow::Result<bool> {
+    fn note(&mut self, pass: &mut Pass, name: &OsStr, end: JobEnd) -> anyhow::Result<bool> {
         match end {
             JobEnd::Done => {
                 pass.ran = true;
@@ -146,16 +141,16 @@ impl Session<'_> {
             }
             JobEnd::NotYet(reason) => {
                 pass.unfinished += 1;
-                pass.passed_over.push((name.clone(), reason.to_owned()));
+                pass.passed_over.push((name.to_owned(), reason.to_owned()));
             }
             JobEnd::PassedOver(reason) => {
                 pass.troubled = true;
-                pass.passed_over.push((name.clone(), reason));
+                pass.passed_over.push((name.to_owned(), reason));
             }
             JobEnd::Refused { reason, awaited } => {
                 pass.troubled = true;
                 pass.unfinished += usize::from(awaited);
-                pass.passed_over.push((name.clone(), reason));
+                pass.passed_over.push((name.to_owned(), reason));
             }
             JobEnd::Nothing => {}
             JobEnd::Again => {

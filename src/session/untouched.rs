@@ -20,8 +20,6 @@ const KEEPS_TIMES: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "btrfs"];
 #[derive(Debug)]
 pub(super) struct Untouched {
     possible: bool,
-    /// It was not so at the look before.
-    news: bool,
     empty: Option<Empty>,
 }
 
@@ -42,7 +40,6 @@ impl Untouched {
     fn new(possible: bool) -> Untouched {
         Untouched {
             possible,
-            news: false,
             empty: None,
         }
     }
@@ -52,10 +49,7 @@ impl Untouched {
         let now = Instant::now();
         let since = match &self.empty {
             Some(empty) if empty.look == *before => empty.since,
-            _ => {
-                self.news = true;
-                now
-            }
+            _ => now,
         };
         let is_empty = listing.scripts.is_empty() && listing.passed_over.is_empty();
         self.empty = (self.possible && is_empty).then_some(Empty {
@@ -63,11 +57,6 @@ impl Untouched {
             since,
             listed: now,
         });
-    }
-
-    /// True the first time, until something has come.
-    pub(super) fn is_news(&mut self) -> bool {
-        std::mem::take(&mut self.news)
     }
 
     /// Nothing has come into the directory at `path` since it was found empty. In doubt: no.
@@ -117,7 +106,6 @@ mod tests {
             list(one, &root);
         }
         assert!(sure(&untouched) && !sure(&impossible));
-        assert!(untouched.is_news() && !untouched.is_news());
 
         type Change<'a> = &'a dyn Fn();
         let aside = base.path().join("aside");

@@ -1,47 +1,66 @@
-//! The program's own code in memory.
+//! The program's own code in memory, and that of its libraries.
+//!
+//! Relies on madvise(2) and proc_pid_smaps(5).
 
 use std::ffi::c_void;
 use std::fs;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 
 use nix::sys::mman::{MmapAdvise, madvise};
 
-/// Unmaps the program's code, which stays in the page cache. What runs next is mapped again without being read, for about a microsecond each 64 KiB
-/// (madvise(2), `MADV_DONTNEED`: a mapping of a file is filled from the file again); what ran only once, such as the
-/// reading of the configuration, is from then on memory that the kernel can take whenever somebody needs it.
+/// Unmaps the code and the constants of the program and its libraries, which stay in the page cache. What runs next is mapped again without being read, for
+/// about a microsecond each 64 KiB (madvise(2), `MADV_DONTNEED`: a private mapping of a file is filled from the file again); what ran only once,
+/// such as the reading of the configuration, is from then on memory that the kernel can take whenever somebody needs it.
+///
+/// To be called for the first time before anything is loaded that may be unloaded again: what is mapped then is what is given back, always.
 pub fn give_back() {
-    let Some(code) = own_code() else { return };
-    let start = std::ptr::with_exposed_provenance_mut::<c_void>(code.start);
-    if let Some(start) = NonNull::new(start) {
-        // SAFETY: the range is a private mapping of the executable that nobody can write to, so that every page of it is as in the
-        // file; nothing is lost by dropping them.
+    static MAPPED: OnceLock<Vec<Range<usize>>> = OnceLock::new();
+    for range in MAPPED.get_or_init(|| mapped().unwrap_or_default()) {
+        let start = std::ptr::with_exposed_provenance_mut::<c_void>(range.start);
+        let Some(start) = NonNull::new(start) else {
+            continue;
+        };
+        // SAFETY: the range is a private mapping of a file that cannot be written to and of which no page was ever written to (as long as nobody makes
+        // it writable, which only the loader does, before main), so that every page of it is as in the file; nothing is lost by dropping them. The
+        // program and what it is linked with are never unmapped.
         #[expect(unsafe_code, reason = "only the kernel can unmap pages")]
-        let given = unsafe { madvise(start, code.len(), MmapAdvise::MADV_DONTNEED) };
+        let given = unsafe { madvise(start, range.len(), MmapAdvise::MADV_DONTNEED) };
         // It is a courtesy.
         given.unwrap_or_default();
     }
 }
 
-/// Where the executable's code is mapped, by proc_pid_maps(5).
-fn own_code() -> Option<Range<usize>> {
-    let program = fs::read_link("/proc/self/exe").ok()?;
-    let maps = fs::read("/proc/self/maps").ok()?;
-    let program = program.as_os_str().as_bytes();
-    maps.split(|&byte| byte == b'\n')
-        .find_map(|line| code_of(program, line))
+/// Where files are mapped of which every page is as in the file.
+fn mapped() -> Option<Vec<Range<usize>>> {
+    let smaps = fs::read("/proc/self/smaps").ok()?;
+    let mut found = Vec::new();
+    let mut last = None;
+    for line in smaps.split(|&byte| byte == b'\n') {
+        if let Some(mapping) = mapping(line) {
+            last = mapping;
+        } else if line.strip_prefix(b"Anonymous:").is_some_and(is_nothing) {
+            found.extend(last.take());
+        }
+    }
+    Some(found)
 }
 
-/// `55d0c6a00000-55d0c6bd4000 r-xp 00059000 fe:00 1234  /usr/bin/gvad`
-fn code_of(program: &[u8], line: &[u8]) -> Option<Range<usize>> {
-    let line = str::from_utf8(line.strip_suffix(program)?).ok()?;
-    let mut fields = line.split_ascii_whitespace();
+fn is_nothing(size: &[u8]) -> bool {
+    size.trim_ascii() == b"0 kB"
+}
+
+/// `55d0c6a00000-55d0c6bd4000 r-xp 00059000 fe:00 1234  /usr/bin/gvad`. Inside: `None` unless a file is mapped there privately and read-only.
+fn mapping(line: &[u8]) -> Option<Option<Range<usize>>> {
+    let text = String::from_utf8_lossy(line);
+    let mut fields = text.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
-    if fields.next()? != "r-xp" || fields.count() != 3 {
-        return None;
-    }
-    Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+    let range = usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?;
+    let (access, _offset, _device) = (fields.next()?, fields.next()?, fields.next()?);
+    let inode = fields.next()?;
+    let fits = matches!(access, "r-xp" | "r--p") && inode != "0";
+    Some(fits.then_some(range))
 }
 
 #[cfg(test)]
@@ -49,29 +68,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_code_of_the_program_itself_is_found() {
-        let code = |line: &str| code_of(b"/usr/bin/gvad", line.as_bytes());
-        let found = code("55d0c6a00000-55d0c6bd4000 r-xp 00059000 fe:00 1234      /usr/bin/gvad");
-        assert_eq!(found, Some(0x55d0_c6a0_0000..0x55d0_c6bd_4000));
+    fn only_files_that_cannot_be_written_to_are_found() {
+        let range = 0x55d0_c6a0_0000..0x55d0_c6bd_4000;
+        for access in ["r-xp", "r--p"] {
+            let line = format!("55d0c6a00000-55d0c6bd4000 {access} 00059000 fe:00 1234  /a b");
+            assert_eq!(mapping(line.as_bytes()), Some(Some(range.clone())));
+        }
         for other in [
             "55d0c6a00000-55d0c6bd4000 rw-p 00059000 fe:00 1234      /usr/bin/gvad",
-            "55d0c6a00000-55d0c6bd4000 r--p 00059000 fe:00 1234      /usr/bin/gvad",
-            "55d0c6a00000-55d0c6bd4000 r-xp 00059000 fe:00 1234      /opt/usr/bin/gvad",
-            "55d0c6a00000-55d0c6bd4000 r-xp 00059000 fe:00 1234      /x y /usr/bin/gvad",
+            "55d0c6a00000-55d0c6bd4000 r--s 00059000 fe:00 1234      /usr/bin/gvad",
             "55d0c6a00000-55d0c6bd4000 rwxp 00059000 fe:00 1234      /usr/bin/gvad",
-            "x-y r-xp 00059000 fe:00 1234 /usr/bin/gvad",
-            "/usr/bin/gvad",
-            "",
+            "55d0c6a00000-55d0c6bd4000 r-xp 00000000 00:00 0         [vdso]",
         ] {
-            assert_eq!(code(other), None, "{other}");
+            assert_eq!(mapping(other.as_bytes()), Some(None), "{other}");
+        }
+        for none in ["Anonymous:             0 kB", "x-y r-xp 0 fe:00 1 /a", ""] {
+            assert_eq!(mapping(none.as_bytes()), None, "{none}");
         }
     }
 
     #[test]
     fn what_is_given_back_still_runs() {
-        let own = own_code().unwrap();
-        assert!(own.contains(&(give_back as fn() as usize)));
+        let mapped = mapped().unwrap();
+        let own = give_back as fn() as usize;
+        assert!(mapped.iter().any(|range| range.contains(&own)));
+        // What the loader has written to, and then protected, is not in the file.
+        static TEXT: &str = "relocated";
+        static POINTER: &&str = &TEXT;
+        let pointer = std::ptr::from_ref(POINTER).addr();
+        assert!(!mapped.iter().any(|range| range.contains(&pointer)));
         give_back();
         give_back();
+        let text: &str = POINTER;
+        assert_eq!(text, "relocated");
     }
 }

@@ -7,7 +7,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::look::statx;
@@ -121,18 +121,27 @@ impl Dir {
     /// # Errors
     /// Those of openat(2) and readdir(3).
     pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        self.each_name(|name| names.push(name.to_owned()))?;
+        Ok(names)
+    }
+
+    /// Hands over one after the other what [`Dir::names`] returns.
+    ///
+    /// # Errors
+    /// As [`Dir::names`].
+    pub fn each_name(&self, mut each: impl FnMut(&OsStr)) -> io::Result<()> {
         // A descriptor of its own: the position of a directory belongs to the open file, not to the number.
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut listing = Listing::openat(&self.0, ".", flags, Mode::empty())?;
-        let mut names = Vec::new();
         for entry in listing.iter() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                names.push(OsString::from_vec(name.to_vec()));
+                each(OsStr::from_bytes(name));
             }
         }
-        Ok(names)
+        Ok(())
     }
 
     /// Makes the directory `name`; one that is there already is fine.
