@@ -68,6 +68,10 @@ impl Workplace {
         let stage = match given_back {
             Ok(spare) => {
                 self.spare = spare;
+                // Processes that are kept may go on using theirs.
+                if !limits(&config).end_tree {
+                    self.tidy();
+                }
                 None
             }
             Err(stage) => Some(stage),

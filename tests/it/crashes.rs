@@ -400,6 +400,17 @@ fn results_that_the_ledger_alone_has_become_files_wherever_recovery_is_killed() 
                     break;
                 }
             }
+            if what == "nothing" {
+                // What is whole stays whole at every instant.
+                guest.inside_output(|output| {
+                    for run in ["gvad/000001-a", "gvad/000002-b"] {
+                        let file = |name| fs::read(output.join(run).join(name)).unwrap();
+                        assert_eq!(file("stdout"), b"out\n", "{at}");
+                        assert_eq!(file("stderr"), b"err\n", "{at}");
+                        assert!(file("result.json").ends_with(b"}\n"), "{at}");
+                    }
+                });
+            }
             assert_kept(&guest, &["a", "b", "c"], &at);
             assert_eq!(guest.witness(), ["a", "b", "c"], "{at}");
             for name in ["a", "b"] {

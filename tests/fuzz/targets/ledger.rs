@@ -47,6 +47,10 @@ fuzz_target!(|input: &[u8]| {
             let _ = (start.identity.key(), start.identity.name.file_name());
             assert!(start.identity.same(&start.identity));
         }
+        if let Line::Result(kept) = line {
+            let run_id = &kept.result.run_id;
+            assert!(!run_id.contains('/') && run_id.contains('-'));
+        }
     }
     // Written anew it says the same.
     let written: Result<Vec<Vec<u8>>, _> = contents.lines.iter().map(encode).collect();
