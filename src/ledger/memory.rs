@@ -98,8 +98,9 @@ impl Ledger {
             .into_iter()
             .chain(lost)
             .chain(ran)
-            .chain(ended)
+            // First: what is said of their runs behind them counts.
             .chain(kept)
+            .chain(ended)
             .chain(open)
     }
 }

@@ -100,11 +100,13 @@ fn put_in(device: &str, diskseq: Option<u64>) {
 fn media_have_their_turns_in_the_order_in_which_they_were_attached() {
     let Some(guest) = guest() else { return };
     fs::write(guest.path("holder"), vec![0; 4096]).unwrap();
-    // The first gets a later name than the last, which takes the holder's. Other tests may be quicker to take it.
-    let holder = guest.attach(&guest.path("holder"), &[]);
+    // The first gets a later name than the last, which takes a holder's. Other tests may be quicker to take some.
+    let holders: Vec<_> = (0..12)
+        .map(|_| guest.attach(&guest.path("holder"), &[]))
+        .collect();
     let b = attach(&guest, "b", &[("b", TELL)]);
     attach(&guest, "c", &[("c", TELL), ("d", TELL)]);
-    guest.detach(&holder);
+    holders.iter().for_each(|holder| guest.detach(holder));
     let mut a = attach(&guest, "a", &[("a", TELL)]);
     wait_until("a has an earlier name", || {
         if a > b {
