@@ -57,10 +57,6 @@ impl Session<'_> {
             manifest.begin(&listing.scripts);
         }
         let total = listing.scripts.len();
-        if total >= MANY {
-            // The listing behind them is sure to come, and each claim would wake the watcher.
-            self.watched = None;
-        }
         self.show(&pass, total);
         for (index, name) in listing.scripts.iter().enumerate() {
             if ctx.stop.wanted() {
@@ -78,6 +74,10 @@ impl Session<'_> {
             let end = end.await?;
             if !self.note(&mut pass, name, end)? {
                 break;
+            }
+            if pass.ran && total - index > MANY {
+                // A listing behind them is sure to come, and each claim would wake the watcher.
+                self.watched = None;
             }
         }
         let waiting = match pass.blocked {

@@ -41,6 +41,43 @@ fn inotify_makes_it_quicker_than_the_poll() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// While many are worked off nobody watches; behind them, and beside many that cannot be taken, somebody does.
+#[test]
+fn inotify_makes_it_quicker_behind_many_and_beside_many_that_cannot_be_taken() {
+    let Some(guest) = Guest::on_image() else {
+        return;
+    };
+    guest.set("watch.poll_interval", "10m");
+    for number in 0..40 {
+        guest.script(format!("a{number:02}"), TELL);
+    }
+    let daemon = guest.daemon();
+    daemon.wait_result("a39");
+    thread::sleep(Duration::from_millis(1500));
+    guest.hand_over("b", TELL);
+    daemon.wait_result("b");
+    assert_eq!(daemon.stop(), Some(0));
+    let immutable = |sign: &str| {
+        guest.inside(|app| {
+            for number in 0..40 {
+                let file = app.join(format!("script-bin/c{number:02}"));
+                if !file.exists() {
+                    write_script(&file, TELL);
+                }
+                sh(&format!("chattr {sign}i '{}'", file.display()));
+            }
+        });
+    };
+    immutable("+");
+    let daemon = guest.daemon();
+    daemon.wait_state("idle");
+    thread::sleep(Duration::from_millis(1500));
+    guest.hand_over("d", TELL);
+    daemon.wait_result("d");
+    daemon.stop();
+    immutable("-");
+}
+
 #[test]
 fn poll_finds_scripts_where_inotify_cannot_be_had() {
     let Some(guest) = Guest::on_image() else {
