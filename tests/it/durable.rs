@@ -222,11 +222,11 @@ fn what_is_too_much_for_the_ledger_is_committed_at_once() {
     let Some(guest) = Guest::with_output_image() else {
         return;
     };
-    guest.script("a", "#!/bin/sh\nhead -c 20000 /dev/zero\n");
-    guest.script("b", "#!/bin/sh\n");
+    guest.script("much.sh", "#!/bin/sh\nhead -c 20000 /dev/zero\n");
+    guest.script("next.sh", "#!/bin/sh\n");
     let trace = Trace::of(&guest);
-    let committed = trace.committed(trace.started("a"), "a");
-    assert!(committed < trace.marked(0, "b") && committed < trace.deleted("a"));
+    let committed = trace.committed(trace.started("much.sh"), "much.sh");
+    assert!(committed < trace.marked(0, "next.sh") && committed < trace.deleted("much.sh"));
 }
 
 /// What an earlier script came to can be read by a later one.
