@@ -102,6 +102,8 @@ impl Workplace {
         let before = self.unsynced.take();
         if let Err(err) = marked {
             self.pending = before.map(|before| (self.ledger.id().to_owned(), before.result));
+            // Nothing more is written to the ledger: that would bring to the disk what a failed sync has left off. Recovery makes files of what it keeps.
+            self.unfiled = Unfiled::default();
             return Err(err);
         }
         let Some(before) = before else {

@@ -47,6 +47,7 @@ impl Workplace {
                 State::WaitingForOutput,
                 Some(format!("recording the result of {}: {err}", result.run_id)),
             );
+            self.unfiled.file(&self.output, &mut self.ledger);
             ctx.stop.sleep(ctx.config().watch.poll_interval.0).await;
         }
     }

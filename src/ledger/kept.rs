@@ -6,6 +6,9 @@ use super::line::{self, Line};
 use crate::name::{hex, unhex};
 use crate::outcome::RunResult;
 
+/// gvad keeps half as many at a time. Of more, which only a damaged or forged ledger has, those before the last have become files long ago.
+const MOST: usize = 64;
+
 /// A run's result with what its script printed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
@@ -36,6 +39,9 @@ pub(super) fn remember(kept: &mut Vec<Kept>, line: Line) {
     match line {
         Line::Result(result) => {
             kept.retain(|other| other.run != result.run);
+            if kept.len() >= MOST {
+                kept.remove(0);
+            }
             kept.push(result);
         }
         Line::Filed { run } | Line::Settled { run } => kept.retain(|kept| kept.run > run),

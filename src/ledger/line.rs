@@ -230,11 +230,11 @@ fn is_sound(line: &Line) -> bool {
         }
         Line::Start(start) => {
             let name = start.identity.name.file_name();
-            is_name(start.run_id.as_ref()) && name.is_some_and(|name| is_name(&name))
+            is_run_id(start.run_id.as_ref()) && name.is_some_and(|name| is_name(&name))
         }
         Line::Result(kept) => {
             let run_id = OsStr::new(&kept.result.run_id);
-            is_name(run_id) && run_number(run_id) == Some(kept.run)
+            is_run_id(run_id) && run_number(run_id) == Some(kept.run)
         }
         Line::End { .. }
         | Line::Filed { .. }
@@ -242,6 +242,11 @@ fn is_sound(line: &Line) -> bool {
         | Line::Lost { .. }
         | Line::Settled { .. } => true,
     }
+}
+
+/// Such a name may get a number behind it, and be a file's still.
+fn is_run_id(name: &OsStr) -> bool {
+    is_name(name) && name.len() <= 240
 }
 
 fn is_name(name: &OsStr) -> bool {

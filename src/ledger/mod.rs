@@ -23,6 +23,9 @@ use line::{Identity, LONGEST_LINE, Line, Start, TORN};
 use file::{NAME, NEW_NAME};
 pub use marks::fits;
 
+/// Who only reads takes a longer one for none, in bytes.
+const LONGEST_READ: u64 = 64 << 20;
+
 /// An open ledger.
 #[derive(Debug)]
 pub struct Ledger {
@@ -124,8 +127,10 @@ impl Ledger {
     /// The results that the ledger in `dir` keeps, for whoever reads them only; none if there is no ledger that can be read.
     #[must_use]
     pub fn kept_in(dir: &Dir) -> Vec<Kept> {
-        let bytes = dir.open_file(NAME).and_then(|file| file::read_all(&file));
-        bytes.map_or_else(|_| Vec::new(), |(bytes, _)| kept::kept_in(&bytes))
+        let bounded = |file: &File| file.metadata().is_ok_and(|look| look.len() <= LONGEST_READ);
+        let file = dir.open_file(NAME).ok().filter(bounded);
+        let bytes = file.and_then(|file| file::read_all(&file).ok());
+        bytes.map_or_else(Vec::new, |(bytes, _)| kept::kept_in(&bytes))
     }
 
     /// Makes a new one, which remembers what still counts of the `lines` of one that is damaged.

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use super::{
-    MODE, OutputDir, Prepared, STDERR, STDOUT, UNFINISHED, is_ruined, not_synced, open_own,
+    MODE, OutputDir, Prepared, RESULT, STDERR, STDOUT, UNFINISHED, is_ruined, not_synced, open_own,
 };
 use crate::outcome::{Outcome, RunResult};
 use crate::sys::dir::Kind;
@@ -89,6 +89,13 @@ impl OutputDir {
             Err(err) => Err(err),
         };
         let (stdout, stderr, result) = (open(STDOUT)?, open(STDERR)?, open(UNFINISHED)?);
+        // It will take the place of this, which somebody may have sealed.
+        if dir
+            .look(OsStr::new(RESULT))
+            .is_ok_and(|look| look.kind == Kind::Regular)
+        {
+            dir.unprotect(OsStr::new(RESULT))?;
+        }
         Ok(Prepared {
             run_id: run_id.to_string_lossy().into_owned(),
             stdout: Rc::new(stdout),

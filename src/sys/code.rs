@@ -40,15 +40,17 @@ fn mapped() -> Option<Vec<Range<usize>>> {
     for line in smaps.split(|&byte| byte == b'\n') {
         if let Some(mapping) = mapping(line) {
             last = mapping;
-        } else if line.strip_prefix(b"Anonymous:").is_some_and(is_nothing) {
-            found.extend(last.take());
+        } else if line.strip_prefix(b"Anonymous:").is_some_and(is_something) {
+            last = None;
+        } else if let Some(swapped) = line.strip_prefix(b"Swap:") {
+            found.extend(last.take().filter(|_| !is_something(swapped)));
         }
     }
     Some(found)
 }
 
-fn is_nothing(size: &[u8]) -> bool {
-    size.trim_ascii() == b"0 kB"
+fn is_something(size: &[u8]) -> bool {
+    size.trim_ascii() != b"0 kB"
 }
 
 /// `55d0c6a00000-55d0c6bd4000 r-xp 00059000 fe:00 1234  /usr/bin/gvad`. Inside: `None` unless a file is mapped there privately and read-only.

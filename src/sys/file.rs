@@ -92,7 +92,15 @@ pub fn begin_to_write_out(file: &File) -> io::Result<()> {
 /// # Errors
 /// Those of fchmod(2) and fsync(2). After one of fsync, what is on the disk is not known.
 pub fn commit_by(file: &File, mode: u32) -> io::Result<()> {
-    fchmod(file, Mode::from_bits_truncate(mode))?;
+    let change = || fchmod(file, Mode::from_bits_truncate(mode));
+    match change() {
+        // Somebody has made it immutable since.
+        Err(Errno::EPERM) => {
+            unprotect(file)?;
+            change()?;
+        }
+        other => other?,
+    }
     file.sync_all()
 }
 

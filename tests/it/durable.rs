@@ -229,6 +229,28 @@ fn what_is_too_much_for_the_ledger_is_committed_at_once() {
     assert!(committed < trace.marked(0, "next.sh") && committed < trace.deleted("much.sh"));
 }
 
+/// The file that is to be committed by has become immutable.
+#[test]
+fn result_that_a_later_script_seals_is_one_result() {
+    let Some(guest) = Guest::with_output_image() else {
+        return;
+    };
+    guest.script("a", TELL);
+    guest.script(
+        "b",
+        "#!/bin/sh\nchattr +i \"$GVA_OUTPUT\"/gvad/000001-a/result.json && sleep 0.5\n",
+    );
+    guest.script("c", TELL);
+    let ended = guest.drain();
+    assert_eq!(ended.code, Some(0), "{ended}");
+    let results = guest.results();
+    let runs: Vec<_> = results
+        .iter()
+        .map(|r| r["run_id"].as_str().unwrap())
+        .collect();
+    assert_eq!(runs, ["000001-a", "000002-b", "000003-c"]);
+}
+
 /// What an earlier script came to can be read by a later one.
 #[test]
 fn result_is_there_when_the_next_script_starts() {
