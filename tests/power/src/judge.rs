@@ -27,8 +27,8 @@ pub(crate) struct Cut {
     pub(crate) crashes: usize,
 }
 
-/// The bytes of every result and of the output beside it, by run and file.
-type Results = BTreeMap<PathBuf, Vec<u8>>;
+/// The bytes of every result and of the output beside it, by run and file; and whether they are JSON from the ledger, of which the order of fields does not count.
+type Results = BTreeMap<PathBuf, (Vec<u8>, bool)>;
 
 /// Looks at it as it is, recovers it, starts gvad once more; gives what is wrong.
 pub(crate) fn judge(
@@ -110,18 +110,18 @@ fn before_recovery(
         let run = PathBuf::from(result.dir.file_name().unwrap_or_default());
         for file in ["result.json", "stdout", "stderr"] {
             let bytes = fs::read(result.dir.join(file)).unwrap_or_default();
-            results.insert(run.join(file), bytes);
+            results.insert(run.join(file), (bytes, false));
         }
     }
     let lines = found::ledger(&out, &mut Vec::new());
     for kept in found::kept(&lines) {
         let run = PathBuf::from(kept["result"]["run_id"].as_str().unwrap_or(""));
         for file in ["stdout", "stderr"] {
-            results.insert(run.join(file), found::printed(&kept[file]));
+            results.insert(run.join(file), (found::printed(&kept[file]), false));
         }
-        // Its fields come in another order when they are written here.
         let json = kept["result"].to_string().into_bytes();
-        results.insert(run.join("result.json"), json);
+        let file = results.entry(run.join("result.json"));
+        file.or_insert((json, true));
     }
     for place in &places {
         unmount(place)?;
@@ -158,9 +158,12 @@ fn about_durable(
     wrong: &mut Vec<String>,
 ) {
     let gvad = out.join("gvad");
-    for (path, bytes) in durable {
+    for (path, (bytes, json)) in durable {
         let now = fs::read(gvad.join(path)).ok();
-        let same = now.is_some_and(|now| now == *bytes || found::same_json(&now, bytes));
+        let same = now.is_some_and(|now| match json {
+            true => found::same_json(&now, bytes),
+            false => now == *bytes,
+        });
         if !same {
             wrong.push(format!(
                 "I4: {} was there before recovery, and is another now",
